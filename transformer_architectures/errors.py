@@ -1,0 +1,39 @@
+"""Every error that the library raises on purpose, each with the exit code of the commands (0 done, 2 usage, 1 the rest)."""
+
+
+class TransformerArchitecturesError(Exception):
+    """Base of all errors of this library. The message is one line that says what is wrong and what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(TransformerArchitecturesError):
+    """A configuration file, or an override of it, is wrong."""
+
+    exit_code = 2
+
+
+class UsageError(TransformerArchitecturesError):
+    """A command was called with options that do not exist or do not fit together."""
+
+    exit_code = 2
+
+
+class DataError(TransformerArchitecturesError):
+    """Input data is missing or damaged, or too much of it had to be rejected."""
+
+
+class CheckpointError(TransformerArchitecturesError):
+    """A checkpoint is missing, damaged or does not fit."""
+
+
+class ModelFolderError(TransformerArchitecturesError):
+    """A finished model folder is incomplete, damaged or of another task."""
+
+
+class NonFiniteError(TransformerArchitecturesError):
+    """Loss or gradient became NaN or infinite; the weights were left as they were before the step."""
+
+
+class TrackingError(TransformerArchitecturesError):
+    """The experiment store cannot be read or written outside of training (training itself never stops for it)."""
