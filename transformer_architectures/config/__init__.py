@@ -1,0 +1,6 @@
+"""Configuration files: `load_config(path, section, PydanticModelClass)`."""
+
+from transformer_architectures.config.loader import default_config_path, fingerprint, load_config, load_sections
+from transformer_architectures.config.strict_model import StrictModel
+
+__all__ = ["StrictModel", "default_config_path", "fingerprint", "load_config", "load_sections"]

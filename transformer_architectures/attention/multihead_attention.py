@@ -1,0 +1,151 @@
+"""Multi-head attention and the two sub-layers that a block is made of (Vaswani et al. 2017, section 3.2.2)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from transformer_architectures.attention.attention_functions import (
+    AdditiveAttention,
+    AttentionFunction,
+    Backend,
+    ScaledDotProductAttention,
+)
+from transformer_architectures.attention.fused_linear import FusedLinear, show_parts_in_state_dict
+from transformer_architectures.attention.key_value_cache import KeyValueCache
+from transformer_architectures.errors import UsageError
+from transformer_architectures.masking import AttentionMask, AttentionMaskLike
+from transformer_architectures.sublayer import Residual, ResidualConfig
+
+Hidden = Float[Tensor, "batch length embed_dim"]
+Recorder = Callable[[Tensor], None]
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Heads, the function that scores them, dropout on the attention weights, and whether projections have biases."""
+
+    num_heads: int
+    function: Literal["dot_product", "additive"] = "dot_product"
+    backend: Backend = "auto"
+    dropout: float = 0.0
+    bias: bool = True
+
+    def build_function(self, head_dim: int) -> AttentionFunction:
+        """The attention function for heads of this size."""
+        if self.function == "additive":
+            return AdditiveAttention(self.num_heads, head_dim, dropout=self.dropout)
+        return ScaledDotProductAttention(dropout=self.dropout, backend=self.backend)
+
+
+class MultiHeadAttention(nn.Module):
+    """Projects to heads, attends, projects back.
+
+    Args:
+        embed_dim: width of the hidden states; ``num_heads`` must divide it.
+        cross: queries come from one sequence, keys and values from another (otherwise all three from one, as one product).
+    """
+
+    def __init__(self, embed_dim: int, config: AttentionConfig, cross: bool = False) -> None:
+        super().__init__()
+        if embed_dim % config.num_heads:
+            raise UsageError(f"embed_dim {embed_dim} is not divisible by num_heads {config.num_heads}")
+        self.num_heads = config.num_heads
+        self.head_dim = embed_dim // config.num_heads
+        if cross:
+            self.query = nn.Linear(embed_dim, embed_dim, bias=config.bias)
+            self.key_value = FusedLinear(embed_dim, embed_dim, ("key", "value"), bias=config.bias)
+        else:
+            self.query_key_value = FusedLinear(embed_dim, embed_dim, ("query", "key", "value"), bias=config.bias)
+        show_parts_in_state_dict(self)
+        self.attention_function = config.build_function(self.head_dim)
+        self.output = nn.Linear(embed_dim, embed_dim, bias=config.bias)
+        self.recorder: Recorder | None = None  # set by `record_attention`
+
+    def attend_to_self(self, hidden_states: Hidden, mask: AttentionMask, cache: KeyValueCache | None = None) -> Hidden:
+        """Self-attention. With a cache, the given states stand after all that it holds."""
+        q, k, v = self.split_heads(self.query_key_value(hidden_states), 3)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        return self._attend(q, k, v, mask)
+
+    def attend_to_other(
+        self,
+        hidden_states: Hidden,
+        other: Float[Tensor, "batch keys embed_dim"],
+        mask: AttentionMask,
+        cache: KeyValueCache | None = None,
+    ) -> Hidden:
+        """Cross-attention from ``hidden_states`` to ``other``, whose projections are computed once where there is a cache."""
+
+        def project() -> tuple[Tensor, Tensor]:
+            k, v = self.split_heads(self.key_value(other), 2)
+            return k, v
+
+        (q,) = self.split_heads(self.query(hidden_states), 1)
+        k, v = project() if cache is None else cache.cross(project)
+        return self._attend(q, k, v, mask)
+
+    def broadcast_mask(
+        self, mask: AttentionMaskLike, batch: int, num_queries: int, num_keys: int
+    ) -> Bool[Tensor, "batch heads queries keys"] | None:
+        """The mask, expanded (as a view) to every head and query; None where everything may be attended to."""
+        reference = self.output.weight
+        allowed = AttentionMask.of(mask).render(num_queries, num_keys, reference.device)
+        return None if allowed is None else allowed.expand(batch, self.num_heads, num_queries, num_keys)
+
+    def split_heads(self, projected: Tensor, num_projections: int) -> tuple[Tensor, ...]:
+        """``(batch, length, projections × heads × head_dim)`` to one ``(batch, heads, length, head_dim)`` per projection."""
+        batch, length, _ = projected.shape
+        heads = projected.view(batch, length, num_projections, self.num_heads, self.head_dim)
+        return heads.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+        if self.recorder is not None:
+            self.recorder(self.attention_function.weights(q, k, mask).detach())
+        context = self.attention_function(q, k, v, mask)
+        output: Tensor = self.output(context.transpose(1, 2).flatten(2))
+        return output
+
+
+class SelfAttentionSubLayer(nn.Module):
+    """Self-attention inside the residual rule."""
+
+    def __init__(self, embed_dim: int, config: AttentionConfig, residual: ResidualConfig) -> None:
+        super().__init__()
+        self.residual = Residual(embed_dim, residual)
+        self.attention = MultiHeadAttention(embed_dim, config)
+
+    def forward(
+        self, hidden_states: Hidden, mask: AttentionMaskLike = None, cache: KeyValueCache | None = None
+    ) -> Hidden:
+        mask = AttentionMask.of(mask)
+        return self.residual(  # type: ignore[no-any-return]
+            hidden_states, lambda states: self.attention.attend_to_self(states, mask, cache)
+        )
+
+
+class CrossAttentionSubLayer(nn.Module):
+    """Attention from the decoder to the encoder's output, inside the residual rule."""
+
+    def __init__(self, embed_dim: int, config: AttentionConfig, residual: ResidualConfig) -> None:
+        super().__init__()
+        self.residual = Residual(embed_dim, residual)
+        self.attention = MultiHeadAttention(embed_dim, config, cross=True)
+
+    def forward(
+        self,
+        hidden_states: Hidden,
+        encoder_output: Float[Tensor, "batch keys embed_dim"],
+        encoder_mask: AttentionMaskLike = None,
+        cache: KeyValueCache | None = None,
+    ) -> Hidden:
+        mask = AttentionMask.of(encoder_mask)
+        return self.residual(  # type: ignore[no-any-return]
+            hidden_states, lambda states: self.attention.attend_to_other(states, encoder_output, mask, cache)
+        )
+
+
+__all__ = ["AttentionConfig", "CrossAttentionSubLayer", "MultiHeadAttention", "SelfAttentionSubLayer"]

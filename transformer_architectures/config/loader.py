@@ -1,0 +1,139 @@
+"""Config files: sections of YAML, checked against pydantic models, every error in one line."""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from transformer_architectures.config.strict_model import StrictModel
+from transformer_architectures.config.yaml_reader import interpolate, parse_yaml, read_yaml
+from transformer_architectures.errors import ConfigError
+
+# What may differ between two runs of "the same configuration" (DESIGN §9): where it lies, who watches, how long it lasts.
+NOT_IN_FINGERPRINT = {
+    "Training": {
+        "checkpoint_root", "run_name", "experiment", "log_interval", "histogram_interval", "device", "max_steps", "max_epochs"
+    }
+}  # fmt: skip
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_config(path: str | Path, section: str, PydanticModelClass: type[M], overrides: Sequence[str] = ()) -> M:
+    """One section of a config file as an instance of its model; a missing section is an empty one.
+
+    Args:
+        overrides: ``Section.key=value`` each; dots reach nested keys, the value is read as YAML.
+
+    Raises:
+        ConfigError: one line with file, section, key and what was expected.
+    """
+    return validate_section(read_sections(path, overrides), path, section, PydanticModelClass)
+
+
+def load_sections(
+    path: str | Path, models: Mapping[str, type[StrictModel]], overrides: Sequence[str] = ()
+) -> dict[str, StrictModel]:
+    """All sections of a file, each by its model; a section that no model is given for is an error."""
+    document = read_sections(path, overrides)
+    for name in document:
+        if name not in models:
+            raise ConfigError(f"{path}: unknown section {name}{_suggestion(name, models)}")
+    return {name: validate_section(document, path, name, model) for name, model in models.items()}
+
+
+def read_sections(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The parsed file as section -> mapping, with overrides applied and variables replaced."""
+    document = read_yaml(path)
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected sections such as `Model:`, found {type(document).__name__}")
+    for name, section in document.items():
+        if section is not None and not isinstance(section, dict):
+            raise ConfigError(f"{path}: section {name}: expected keys and values, found {type(section).__name__}")
+    sections: dict[str, Any] = {name: section or {} for name, section in document.items()}
+    for override in overrides:
+        apply_override(sections, override)
+    return {name: interpolate(section, f"{path}: {name}") for name, section in sections.items()}
+
+
+def apply_override(sections: dict[str, Any], override: str) -> None:
+    """Sets one ``Section.key[.key...]=value`` in place."""
+    key, equals, value = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or len(names) < 2 or not all(names):
+        raise ConfigError(f"--set {override}: expected Section.key=value, for example Training.max_steps=200")
+    target = sections
+    for name in names[:-1]:
+        nested = target.setdefault(name, {})
+        if nested is None:
+            nested = target[name] = {}
+        if not isinstance(nested, dict):
+            raise ConfigError(f"--set {override}: {name} is a value, not a group of keys")
+        target = nested
+    target[names[-1]] = parse_yaml(value, f"--set {override}")
+
+
+def validate_section(sections: Mapping[str, Any], path: str | Path, section: str, model: type[M]) -> M:
+    """Checks one section against its model."""
+    try:
+        return model.model_validate(sections.get(section, {}))
+    except ValidationError as error:
+        problems = [_describe(problem, model) for problem in error.errors(include_url=False)]
+        raise ConfigError(f"{path}: {section}: {'; '.join(dict.fromkeys(problems))}") from None
+
+
+def fingerprint(sections: Mapping[str, BaseModel]) -> str:
+    """SHA-256 of a configuration, leaving out what does not change what is learned (see `NOT_IN_FINGERPRINT`)."""
+    content = {
+        name: section.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT.get(name))
+        for name, section in sorted(sections.items())
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def default_config_path(architecture: str) -> Path:
+    """``configs/<architecture>_default.yaml``: beside the package in a checkout, inside it in a wheel."""
+    package = Path(str(files("transformer_architectures")))
+    for folder in (package.parent / "configs", package / "configs"):
+        path = folder / f"{architecture}_default.yaml"
+        if path.is_file():
+            # As the user would type it, where that is shorter.
+            relative = os.path.relpath(path)
+            return Path(relative) if not relative.startswith("..") else path
+    raise ConfigError(f"there is no configs/{architecture}_default.yaml")
+
+
+def _describe(problem: Any, model: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    prefix = f"{key}: " if key else ""
+    if problem["type"] == "extra_forbidden":
+        return f"{prefix}unknown key{_suggestion(str(problem['loc'][-1]), _field_names(model))}"
+    message = problem["msg"].removeprefix("Value error, ")
+    found = problem.get("input")
+    if problem["type"] in ("missing", "value_error"):
+        return f"{prefix}{message}"
+    return f"{prefix}{message[0].lower()}{message[1:]}, found {found!r}"
+
+
+def _field_names(model: type[BaseModel]) -> set[str]:
+    """Names of all fields, nested models included (a suggestion only)."""
+    names = set(model.model_fields)
+    for field in model.model_fields.values():
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                names |= _field_names(candidate)
+    return names
+
+
+def _suggestion(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(sorted(known))})"

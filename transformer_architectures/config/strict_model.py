@@ -1,0 +1,9 @@
+"""The base of every section's model: unknown keys and silent conversions are errors."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class StrictModel(BaseModel):
+    """Frozen; no unknown keys; no ``"1"`` for 1 and no 1 for true (an integer is accepted where a float is meant)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, validate_default=False)

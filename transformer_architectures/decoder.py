@@ -1,0 +1,36 @@
+"""The decoder: N blocks that see the past only and, where they have cross-attention, the encoder's output."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from transformer_architectures.attention import KeyValueCache
+from transformer_architectures.encoder import final_norm
+from transformer_architectures.masking import AttentionMask, AttentionMaskLike
+from transformer_architectures.transformer_blocks import TransformerBlock, TransformerBlockConfig
+
+Hidden = Float[Tensor, "batch length embed_dim"]
+
+
+class Decoder(nn.Module):
+    """``num_layers`` blocks. The caller's ``mask`` says what is hidden, causality included."""
+
+    def __init__(self, config: TransformerBlockConfig, num_layers: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(num_layers))
+        self.final_norm = final_norm(config)
+
+    def forward(
+        self,
+        hidden_states: Hidden,
+        mask: AttentionMaskLike = None,
+        encoder_output: Float[Tensor, "batch keys embed_dim"] | None = None,
+        encoder_mask: AttentionMaskLike = None,
+        caches: Sequence[KeyValueCache] | None = None,
+    ) -> Hidden:
+        mask, encoder_mask = AttentionMask.of(mask), AttentionMask.of(encoder_mask)
+        for index, block in enumerate(self.blocks):
+            cache = None if caches is None else caches[index]
+            hidden_states = block(hidden_states, mask, encoder_output, encoder_mask, cache)
+        return self.final_norm(hidden_states)  # type: ignore[no-any-return]

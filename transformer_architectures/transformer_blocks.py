@@ -1,0 +1,79 @@
+"""The one block that every architecture is declared from."""
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from transformer_architectures.attention import (
+    AttentionConfig,
+    CrossAttentionSubLayer,
+    KeyValueCache,
+    SelfAttentionSubLayer,
+)
+from transformer_architectures.errors import UsageError
+from transformer_architectures.feedforward import FeedForwardConfig, FeedForwardSubLayer
+from transformer_architectures.masking import AttentionMaskLike
+from transformer_architectures.sublayer import ResidualConfig
+
+Hidden = Float[Tensor, "batch length embed_dim"]
+
+
+@dataclass(frozen=True)
+class TransformerBlockConfig:
+    """A block, declared from its parts. ``is_decoder`` adds the cross-attention."""
+
+    embed_dim: int
+    attention: AttentionConfig
+    feedforward: FeedForwardConfig
+    residual: ResidualConfig = field(default_factory=ResidualConfig)
+    is_decoder: bool = False
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention where it is a decoder's, feed-forward.
+
+    Declared by ``config``, or by the keyword form
+    ``TransformerBlock(embed_dim=, num_heads=, ff_dim=, dropout=, is_decoder=, pre_layernorm=)``, which builds one.
+    """
+
+    def __init__(
+        self,
+        config: TransformerBlockConfig | None = None,
+        *,
+        embed_dim: int | None = None,
+        num_heads: int | None = None,
+        ff_dim: int | None = None,
+        dropout: float = 0.0,
+        is_decoder: bool = False,
+        pre_layernorm: bool = True,
+    ) -> None:
+        super().__init__()
+        if config is None:
+            if embed_dim is None or num_heads is None or ff_dim is None:
+                raise UsageError("TransformerBlock needs a config, or embed_dim, num_heads and ff_dim")
+            config = TransformerBlockConfig(
+                embed_dim=embed_dim,
+                attention=AttentionConfig(num_heads=num_heads),
+                feedforward=FeedForwardConfig(ff_dim=ff_dim),
+                residual=ResidualConfig(pre_layernorm=pre_layernorm, dropout=dropout),
+                is_decoder=is_decoder,
+            )
+        self.self_attention = SelfAttentionSubLayer(config.embed_dim, config.attention, config.residual)
+        self.cross_attention = (
+            CrossAttentionSubLayer(config.embed_dim, config.attention, config.residual) if config.is_decoder else None
+        )
+        self.feedforward = FeedForwardSubLayer(config.embed_dim, config.feedforward, config.residual)
+
+    def forward(
+        self,
+        hidden_states: Hidden,
+        mask: AttentionMaskLike = None,
+        encoder_output: Float[Tensor, "batch keys embed_dim"] | None = None,
+        encoder_mask: AttentionMaskLike = None,
+        cache: KeyValueCache | None = None,
+    ) -> Hidden:
+        hidden_states = self.self_attention(hidden_states, mask, cache)
+        if self.cross_attention is not None:
+            hidden_states = self.cross_attention(hidden_states, encoder_output, encoder_mask, cache)
+        return self.feedforward(hidden_states)  # type: ignore[no-any-return]
