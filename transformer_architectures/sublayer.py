@@ -31,6 +31,7 @@ class Residual(nn.Module):
         self, hidden_states: Float[Tensor, "batch length embed_dim"], function: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "batch length embed_dim"]:
         if self.pre_layernorm:
-            return hidden_states + self.dropout(function(self.norm(hidden_states)))
+            update: Tensor = self.dropout(function(self.norm(hidden_states)))
+            return hidden_states + update
         output: Tensor = self.norm(hidden_states + self.dropout(function(hidden_states)))
         return output

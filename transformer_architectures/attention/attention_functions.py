@@ -4,7 +4,7 @@ One interface, several backends. ``auto`` is a fixed rule, derived from the meas
 ``benchmarks/results/attention_backends.md``; it never times anything at run time, so a resumed run takes the same kernels.
 """
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ Keys = Float[Tensor, "batch heads keys head_dim"]
 Weights = Float[Tensor, "batch heads queries keys"]
 
 
+@runtime_checkable
 class AttentionFunction(Protocol):
     """What `MultiHeadAttention` needs. Queries that may attend to nothing get zeros."""
 
@@ -101,7 +102,7 @@ class AdditiveAttention(nn.Module):
     def weights(self, q: Queries, k: Keys, mask: AttentionMaskLike = None) -> Weights:
         elements_per_query = max(1, k.numel())
         chunk_length = max(1, self.max_chunk_elements // elements_per_query)
-        chunks = [self._chunk_scores(chunk, k) for chunk in q.split(chunk_length, dim=-2)]
+        chunks = [self._chunk_scores(chunk, k) for chunk in torch.split(q, chunk_length, dim=-2)]
         scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=-2)
         return masked_softmax(scores, AttentionMask.of(mask))
 
@@ -111,10 +112,8 @@ class AdditiveAttention(nn.Module):
             return torch.einsum("bhqkd,hd->bhqk", similarity, score_vector.to(similarity))
 
         if torch.is_grad_enabled():
-            return checkpoint(scores, q, k, self.score_vector, use_reentrant=False)  # type: ignore[no-any-return]
+            return checkpoint(scores, q, k, self.score_vector, use_reentrant=False)
         return scores(q, k, self.score_vector)
-
-
 
 
 __all__ = [

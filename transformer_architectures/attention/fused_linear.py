@@ -23,8 +23,8 @@ def show_parts_in_state_dict(owner: nn.Module) -> None:
 
     As if the projections were separate: speed never changes the checkpoint format.
     """
-    owner.register_state_dict_post_hook(_split)
-    owner.register_load_state_dict_pre_hook(_join)
+    owner.register_state_dict_post_hook(_split)  # type: ignore[no-untyped-call]
+    owner.register_load_state_dict_pre_hook(_join)  # type: ignore[no-untyped-call]
 
 
 # Hooks get the module as an argument: a closure over it would still point to the original in a deep copy.
@@ -32,11 +32,11 @@ def _split(owner: nn.Module, state_dict: dict[str, Any], prefix: str, local_meta
     for fused_name, layer in owner.named_children():
         if isinstance(layer, FusedLinear):
             for kind, _ in layer.named_parameters():
-                for name, part in layer.parts(state_dict.pop(f"{prefix}{fused_name}.{kind}")).items():
-                    state_dict[f"{prefix}{name}.{kind}"] = part
+                for part_name, part in layer.parts(state_dict.pop(f"{prefix}{fused_name}.{kind}")).items():
+                    state_dict[f"{prefix}{part_name}.{kind}"] = part
 
 
-def _join(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def _join(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
     for fused_name, layer in owner.named_children():
         if isinstance(layer, FusedLinear):
             for kind, _ in layer.named_parameters():

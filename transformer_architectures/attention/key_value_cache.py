@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Projected = Float[Tensor, "batch heads length head_dim"]
+Remembered = Float[Tensor, "batch heads remembered head_dim"]
 
 
 class KeyValueCache:
@@ -22,7 +23,7 @@ class KeyValueCache:
         self._values: Tensor | None = None
         self._cross: tuple[Tensor, Tensor] | None = None
 
-    def append(self, keys: Projected, values: Projected) -> tuple[Projected, Projected]:
+    def append(self, keys: Projected, values: Projected) -> tuple[Remembered, Remembered]:
         """Adds positions ``length`` to ``length + n`` and returns everything remembered so far (views of the buffer)."""
         end = self.length + keys.shape[2]
         if self._keys is None or self._values is None or end > self._keys.shape[2]:

@@ -19,7 +19,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
@@ -81,7 +81,9 @@ def interpolate(value: Any, place: str) -> Any:
         name, default = match["name"], match["default"]
         found = os.environ.get(name) or default
         if found is None:
-            raise ConfigError(f"{place}: the environment variable {name} is not set (write ${{{name}:-default}} for a default)")
+            raise ConfigError(
+                f"{place}: the environment variable {name} is not set (write ${{{name}:-default}} for a default)"
+            )
         return found
 
     replaced = VARIABLE.sub(substitute, value)

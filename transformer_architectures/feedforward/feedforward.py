@@ -1,5 +1,6 @@
 """The position-wise feed-forward sub-layer (Vaswani et al. 2017, section 3.3)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from transformer_architectures.sublayer import Residual, ResidualConfig
 
 # The two forms of GELU differ by up to 4.7e-4: which one it is belongs to the weights.
 ActivationName = Literal["relu", "gelu", "gelu_tanh", "silu"]
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -37,7 +38,7 @@ class FeedForwardSubLayer(nn.Module):
         self.residual = Residual(embed_dim, residual)
         self.expand = nn.Linear(embed_dim, config.ff_dim, bias=config.bias)
         self.output = nn.Linear(config.ff_dim, embed_dim, bias=config.bias)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[config.activation]
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -45,7 +46,9 @@ class FeedForwardSubLayer(nn.Module):
     ) -> Float[Tensor, "batch length embed_dim"]:
         return self.residual(hidden_states, self.transform)  # type: ignore[no-any-return]
 
-    def transform(self, hidden_states: Float[Tensor, "batch length embed_dim"]) -> Float[Tensor, "batch length embed_dim"]:
+    def transform(
+        self, hidden_states: Float[Tensor, "batch length embed_dim"]
+    ) -> Float[Tensor, "batch length embed_dim"]:
         """The two layers alone, without norm and residual."""
         output: Tensor = self.output(self.dropout(self.activation(self.expand(hidden_states))))
         return output

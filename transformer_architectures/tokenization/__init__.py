@@ -1,0 +1,5 @@
+"""Subword tokenization."""
+
+from transformer_architectures.tokenization.subword import SubwordTokenizer
+
+__all__ = ["SubwordTokenizer"]

@@ -144,7 +144,9 @@ class Transformer(nn.Module):
             + (decoder_weights - cross_weights) * target_length
             + c.vocab_size * c.embed_dim * target_length
         )
-        scores = c.encoder_layers * source_length**2 + c.decoder_layers * target_length * (source_length + target_length)
+        scores = c.encoder_layers * source_length**2 + c.decoder_layers * target_length * (
+            source_length + target_length
+        )
         return 6 * weights + 12 * scores * c.embed_dim
 
 

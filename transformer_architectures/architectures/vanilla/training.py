@@ -1,0 +1,186 @@
+"""Training of the translation task: from a config to a scored model folder.
+
+uv run python -m transformer_architectures.architectures.vanilla.training [--config F] [--set S.k=v] [--resume auto|PATH]
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
+from transformer_architectures.architectures.vanilla.data import (
+    IGNORED_LABEL,
+    LabeledBatch,
+    Part,
+    TransformerDataModule,
+    VanillaDataConfig,
+)
+from transformer_architectures.architectures.vanilla.pretrained_start import PretrainedStart, read_pretrained
+from transformer_architectures.architectures.vanilla.transformer import Transformer
+from transformer_architectures.architectures.vanilla.translator import Translator
+from transformer_architectures.config import StrictModel, load_sections
+from transformer_architectures.generation import GenerationConfig
+from transformer_architectures.metrics import translation_scores, translation_signatures
+from transformer_architectures.training.command import command_as_typed, run_command
+from transformer_architectures.training.config import TrainingConfig
+from transformer_architectures.training.cross_entropy import linear_cross_entropy
+from transformer_architectures.training.finish import report
+from transformer_architectures.training.run import RunContext, run_training
+from transformer_architectures.training.task import Scores
+
+NUM_SAMPLES = 3
+COMPILED_LENGTH_MULTIPLE = 16  # compiled graphs are kept per shape: few shapes
+
+
+class VanillaTrainingConfig(TrainingConfig):
+    """The `Training:` section of a translator."""
+
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    validation_beams: int = Field(1, ge=1, description="beams while training; the final scores take num_beams")
+    validation_sentences: int | None = Field(None, ge=1, description="score the first n while training; all at the end")
+    num_beams: int = Field(5, ge=1, description="of the final scores, and the default of `predict`")
+    length_penalty: float = Field(1.0, ge=0)
+
+
+class TranslationTask:
+    """What is special to translation: model, loss, and scores of real decoding."""
+
+    name, architecture, unit = "translation", "vanilla", "tokens"
+
+    def __init__(
+        self,
+        model_config: VanillaModelConfig,
+        config: VanillaTrainingConfig,
+        data: TransformerDataModule,
+        context: RunContext,
+        pretrained: PretrainedStart | None = None,
+    ) -> None:
+        self.model_config, self.config, self.data, self.context = model_config, config, data, context
+        self.pretrained = pretrained
+
+    def build_model(self) -> Transformer:
+        """A model on the CPU: from nothing, or from `Model.pretrained`."""
+        if self.pretrained is not None:
+            return self.pretrained.build_model(self.model_config)
+        # A small corpus may not have as many tokens as were asked for.
+        return Transformer(self.model_config.model_copy(update={"vocab_size": self.data.tokenizer.vocab_size}))
+
+    def compile(self, model: nn.Module) -> None:
+        """Compiles both stacks, in place: names in the state dict stay as they are."""
+        assert isinstance(model, Transformer)
+        model.encoder.compile(dynamic=False)
+        model.decoder.compile(dynamic=False)
+
+    def loss(self, model: Transformer, batch: LabeledBatch) -> Tensor:
+        """Summed, label-smoothed cross-entropy. Only positions that have a label are projected to the vocabulary."""
+        hidden_states = model.forward_features(batch.source_ids, batch.target_ids, batch.source_mask)
+        labels = batch.labels.flatten()
+        rows = (labels != IGNORED_LABEL).nonzero().squeeze(1)
+        output = model.output_projection
+        return linear_cross_entropy(
+            hidden_states.flatten(0, 1).index_select(0, rows),
+            output.weight,
+            output.bias,
+            labels.index_select(0, rows),
+            self.config.label_smoothing,
+        )
+
+    def validate(self, model: Transformer, should_stop: Callable[[], None]) -> Scores:
+        """Scores of decoding (part of) the validation text with `validation_beams`."""
+        return self._scores(
+            model, "validation", should_stop, self.config.validation_beams, self.config.validation_sentences
+        )
+
+    def evaluate(self, model: Transformer, part: str, should_stop: Callable[[], None]) -> Scores:
+        """Scores of decoding a whole part as `predict` does; empty without such a part."""
+        return self._scores(model, part, should_stop, self.config.num_beams, None)
+
+    def baseline(self, part: str) -> Scores:
+        """The source text itself, taken for a translation: names, numbers and signs that both languages share."""
+        sources, references = self.data.evaluation_texts(_part(part))
+        return translation_scores(sources, references)
+
+    def signatures(self) -> dict[str, str]:
+        """sacreBLEU's own."""
+        return translation_signatures()
+
+    def samples(self, model: Transformer) -> list[dict[str, str]]:
+        """Sources, references and translations of a few evaluation sentences."""
+        part: Part = "test" if len(self.data.dataset("test")) else "validation"
+        sources, references = self.data.evaluation_texts(part)
+        step = max(1, len(sources) // NUM_SAMPLES)
+        chosen = range(step // 2, len(sources), step)[:NUM_SAMPLES]
+        translations = self._translator(model).predict(
+            [sources[index] for index in chosen], num_beams=self.config.validation_beams
+        )
+        return [
+            {"source": sources[index], "reference": references[index], "translation": translation}
+            for index, translation in zip(chosen, translations, strict=True)
+        ]
+
+    def export(self, model: Transformer, folder: Path, results: Mapping[str, Any]) -> None:
+        """Writes the model folder."""
+        self._translator(model).export(folder, results)
+
+    def _translator(self, model: Transformer) -> Translator:
+        generation = GenerationConfig(num_beams=self.config.num_beams, length_penalty=self.config.length_penalty)
+        return Translator(model, self.data.tokenizer, generation)
+
+    def _scores(
+        self, model: Transformer, part: str, should_stop: Callable[[], None], num_beams: int, limit: int | None
+    ) -> Scores:
+        sources, references = (texts[:limit] for texts in self.data.evaluation_texts(_part(part)))
+        if not sources:
+            return {}
+        return self._translator(model).evaluate(sources, references, num_beams=num_beams, between_batches=should_stop)
+
+
+def _part(name: str) -> Part:
+    return "test" if name == "test" else "validation"
+
+
+def train(config_path: str, overrides: list[str], resume: str | None) -> int:
+    """Trains what a config describes, prints the result, returns the exit code."""
+    models: dict[str, type[StrictModel]] = {
+        "Model": VanillaModelConfig,
+        "Training": VanillaTrainingConfig,
+        "Data": VanillaDataConfig,
+    }
+    sections = load_sections(config_path, models, overrides)
+    model_config, training_config, data_config = (sections[name] for name in models)
+    assert isinstance(model_config, VanillaModelConfig)
+    assert isinstance(training_config, VanillaTrainingConfig)
+    assert isinstance(data_config, VanillaDataConfig)
+    pretrained = read_pretrained(model_config) if model_config.pretrained else None
+    if pretrained is not None:
+        model_config = pretrained.model_config
+
+    def build(context: RunContext) -> tuple[TranslationTask, TransformerDataModule]:
+        data = TransformerDataModule(
+            data_config,
+            model_config.vocab_size,
+            seed=training_config.seed,
+            batch_tokens=training_config.batch_tokens,
+            tokenizer=None if pretrained is None else pretrained.tokenizer,
+            start_id=model_config.start_id,
+            rank=context.ranks.rank,
+            world_size=context.ranks.world_size,
+            rejected_path=context.run_folder / "rejected.jsonl" if context.ranks.is_main else None,
+            length_multiple=COMPILED_LENGTH_MULTIPLE if training_config.compile else 1,
+        )
+        return TranslationTask(model_config, training_config, data, context, pretrained), data
+
+    finished = run_training("vanilla", sections, training_config, build, resume)
+    if finished is not None:
+        report(finished)
+        print("translate     " + command_as_typed(f"predict {os.path.relpath(finished.model_folder)} --input FILE"))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command("vanilla", train)

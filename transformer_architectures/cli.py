@@ -1,0 +1,222 @@
+"""The command `tarch`. Results go to standard output, all else to standard error.
+
+Exit codes: 0 done, 2 a usage or config error, 1 any other error of the library (one line, no traceback without
+``--debug``), 130 interrupted, and for `train` those of the signals that stop a run.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Annotated, Any
+
+import typer
+
+from transformer_architectures.errors import ConfigError, TransformerArchitecturesError, UsageError
+
+ARCHITECTURES = "transformer_architectures.architectures"
+INTERRUPTED = 130
+
+# What every wrong command line raises; which module it lives in depends on typer's version, so it is found by descent.
+WrongCommandLine: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+class DeviceName(StrEnum):
+    """Where to compute; auto is a GPU where there is one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train transformers, and use the model folders that training leaves.",
+)
+
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, see configs/")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a config key; repeatable")]
+Resume = Annotated[str | None, typer.Option("--resume", help="auto, a checkpoint, or a run folder")]
+RunOrRoot = Annotated[str | None, typer.Argument(metavar="RUN_DIR|ROOT", help="else $CHECKPOINT_ROOT, else outputs")]
+ModelDir = Annotated[str, typer.Argument(metavar="MODEL_DIR", help="a finished run's model folder")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+Device = Annotated[DeviceName, typer.Option("--device")]
+Input = Annotated[str | None, typer.Option("--input", help="a file, plain or .gz; standard input unless given")]
+Source = Annotated[str | None, typer.Option("--source", help="a file of inputs, plain or .gz")]
+Reference = Annotated[str | None, typer.Option("--reference", help="a file of right outputs, line by line")]
+Lowercase = Annotated[bool | None, typer.Option("--lowercase", help="ignore case in all scores")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one object, score to value")]
+NBest = Annotated[int | None, typer.Option("--n-best", min=1, help="outputs for each input, with their scores")]
+Beam = Annotated[int | None, typer.Option("--beam", min=1, help="beams of the search")]
+BatchTokens = Annotated[int | None, typer.Option("--batch-tokens", min=1, help="tokens of a batch")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="the most inputs of a batch")]
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    set: Overrides = None,
+    resume: Resume = None,
+    debug: Debug = False,
+) -> None:
+    """Train the model that a config describes; its Model.architecture says which."""
+    with errors_in_one_line(debug):
+        overrides = set or []
+        training = import_module(f"{ARCHITECTURES}.{architecture_of(config, overrides)}.training")
+        raise typer.Exit(training.train(config, overrides, resume))
+
+
+@app.command()
+def predict(
+    model_dir: ModelDir,
+    input: Input = None,
+    beam: Beam = None,
+    n_best: NBest = None,
+    batch_tokens: BatchTokens = None,
+    batch_size: BatchSize = None,
+    device: Device = DeviceName.auto,
+    debug: Debug = False,
+) -> None:
+    """Write what the model gives for each input."""
+    given = {"--input": input, "--beam": beam, "--n-best": n_best}
+    given |= {"--batch-tokens": batch_tokens, "--batch-size": batch_size}
+    with errors_in_one_line(debug):
+        model, options = load_for("predict", model_dir, device, given)
+        write_lines(model.predict_command(**options))
+
+
+@app.command()
+def evaluate(
+    model_dir: ModelDir,
+    source: Source = None,
+    reference: Reference = None,
+    lowercase: Lowercase = None,
+    as_json: AsJson = False,
+    beam: Beam = None,
+    batch_tokens: BatchTokens = None,
+    batch_size: BatchSize = None,
+    device: Device = DeviceName.auto,
+    debug: Debug = False,
+) -> None:
+    """Score the model's outputs against the right ones."""
+    given = {"--source": source, "--reference": reference, "--lowercase": lowercase, "--beam": beam}
+    given |= {"--batch-tokens": batch_tokens, "--batch-size": batch_size}
+    with errors_in_one_line(debug):
+        model, options = load_for("evaluate", model_dir, device, given)
+        scores, signatures = model.evaluate_command(**options)
+        if as_json:
+            write_lines([json.dumps(scores)])
+        else:
+            write_lines(f"{name}\t{value:.2f}\t{signatures.get(name, '')}" for name, value in scores.items())
+
+
+@app.command()
+def sync(
+    path: RunOrRoot = None,
+    debug: Debug = False,
+) -> None:
+    """Send what tracking has not delivered yet: metrics, pictures, tables."""
+    with errors_in_one_line(debug):
+        from transformer_architectures.training.tracking import sync as send
+
+        report = send(Path(path or os.environ.get("CHECKPOINT_ROOT") or "outputs"))
+        write_lines([str(report)])
+        raise typer.Exit(0 if report.is_complete else TransformerArchitecturesError.exit_code)
+
+
+@app.command()
+def seal(model_dir: ModelDir, debug: Debug = False) -> None:
+    """Write a model folder's manifest anew, after an intended edit of its files."""
+    with errors_in_one_line(debug):
+        from transformer_architectures.model_folder import seal as write_manifest
+
+        names = write_manifest(model_dir)
+        print(f"sealed {model_dir}: {', '.join(names)}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of ``tarch``."""
+    run_app(app, "tarch", arguments)
+
+
+def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None) -> None:
+    """Runs a command and exits; a wrong command line is one line on standard error, too."""
+    command = typer.main.get_command(app)
+    try:
+        code = command(args=None if arguments is None else list(arguments), prog_name=name, standalone_mode=False)
+    except WrongCommandLine as error:
+        print(f"{name}: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
+        code = UsageError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+@contextmanager
+def errors_in_one_line(debug: bool) -> Iterator[None]:
+    """Turns errors into their exit code and one line (with ``debug``: their traceback)."""
+    try:
+        yield
+    except TransformerArchitecturesError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print(f"tarch: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """To standard output, as UTF-8 whatever the locale; each line is there as soon as it is known."""
+    try:
+        for line in lines:
+            sys.stdout.buffer.write(line.encode("utf-8") + b"\n")
+            sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough. Python would try to write what is left, and fail, when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def load_for(command: str, model_dir: str, device: DeviceName, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The folder's model, and the options that were given, under the names that its methods use.
+
+    Raises:
+        UsageError: an option does not belong to the folder's task.
+    """
+    from transformer_architectures.model_folder import open_model_folder
+
+    folder = open_model_folder(model_dir)
+    known = folder.loader.command_options[command]
+    options = {}
+    for option, value in given.items():
+        if value is None:
+            continue
+        if option not in known:
+            task = folder.config["task"]
+            raise UsageError(f"{option} does not belong to {command} for {task} (known: {', '.join(sorted(known))})")
+        options[option.removeprefix("--").replace("-", "_")] = value
+    return folder.loader.from_folder(folder, device.value), options
+
+
+def architecture_of(config: str, overrides: Sequence[str]) -> str:
+    """The config's ``Model.architecture``."""
+    from transformer_architectures.config.loader import read_sections
+
+    modules = iter_modules(import_module(ARCHITECTURES).__path__)
+    known = sorted(module.name for module in modules if find_spec(f"{ARCHITECTURES}.{module.name}.training"))
+    architecture = read_sections(config, overrides).get("Model", {}).get("architecture")
+    if architecture not in known:
+        found = "is missing" if architecture is None else f"is {architecture!r}"
+        raise ConfigError(f"{config}: Model: architecture {found}, expected one of: {', '.join(known)}")
+    return str(architecture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Readers of parallel text in the forms that people have: two files, TSV, JSON lines, WMT folders and SGML, the Bible.
+
+Every reader streams. A row is a `Pair`, or a `Rejection` that says which line of which file is bad, and why.
+"""
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from html import unescape
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field, model_validator
+
+from transformer_architectures.config import StrictModel
+from transformer_architectures.datasets.bible import BibleVersion, Part, verse_pairs
+from transformer_architectures.errors import DataError
+
+
+class Pair(NamedTuple):
+    """One sentence and its translation, as they stand in the file."""
+
+    file: str
+    line: int
+    source: str
+    target: str
+
+
+class Rejection(NamedTuple):
+    """A row that cannot be used."""
+
+    file: str
+    line: int
+    reason: str
+
+
+Row = Pair | Rejection
+
+
+class BibleConfig(StrictModel):
+    """Which versions of the embedded corpus."""
+
+    source: BibleVersion = "web"
+    target: BibleVersion = "darby"
+
+
+class ParallelTextConfig(StrictModel):
+    """Where parallel text lies. Exactly one of:
+
+    * ``source`` and ``target``: two files, line by line (``.sgm``: the WMT test sets' segments);
+    * ``file``: TSV, or JSON lines (``.json``, ``.jsonl``), with the columns or keys of the two sides;
+    * ``folder``: all pairs ``<name>.<source language>`` + ``<name>.<target language>`` in it, or those in ``names``;
+    * ``bible``: the embedded corpus.
+
+    Any file may be ``.gz``.
+    """
+
+    source: str | None = None
+    target: str | None = None
+    file: str | None = None
+    source_column: int | str | None = Field(None, description="TSV: a number from 0; JSON lines: a key")
+    target_column: int | str | None = None
+    folder: str | None = None
+    names: list[str] | None = None
+    bible: BibleConfig | None = None
+
+    @model_validator(mode="after")
+    def is_one_form(self) -> "ParallelTextConfig":
+        if (self.source is None) != (self.target is None):
+            raise ValueError("source and target belong together: give both files")
+        forms = [self.source, self.file, self.folder, self.bible]
+        if sum(form is not None for form in forms) != 1:
+            raise ValueError("give exactly one of: source and target, file, folder, bible")
+        return self
+
+    def paths(self, source_language: str, target_language: str) -> list[Path]:
+        """All files that are read; what a cache of the result depends on."""
+        if self.source is not None and self.target is not None:
+            return [Path(self.source), Path(self.target)]
+        if self.file is not None:
+            return [Path(self.file)]
+        if self.folder is not None:
+            pairs = folder_pairs(Path(self.folder), self.names, source_language, target_language)
+            return [path for pair in pairs for path in pair]
+        return []
+
+
+def read_pairs(config: ParallelTextConfig, part: Part, source_language: str, target_language: str) -> Iterator[Row]:
+    """All rows, in the order of the files. ``part`` matters for the Bible only: files are one part each."""
+    if config.bible is not None:
+        for left, right in verse_pairs(config.bible.source, config.bible.target, part):
+            place = f"bible {left.book}:{left.chapter}"
+            yield _checked(place, left.verse, left.text, right.text)
+    elif config.file is not None:
+        path = Path(config.file)
+        suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+        yield from _read_json(path, config) if suffix in (".json", ".jsonl") else _read_tsv(path, config)
+    elif config.folder is not None:
+        for source, target in folder_pairs(Path(config.folder), config.names, source_language, target_language):
+            yield from _read_two_files(source, target)
+    else:
+        assert config.source is not None and config.target is not None
+        yield from _read_two_files(Path(config.source), Path(config.target))
+
+
+def folder_pairs(
+    folder: Path, names: list[str] | None, source_language: str, target_language: str
+) -> list[tuple[Path, Path]]:
+    """Pairs of files ``<name>.<language>`` (or ``.gz``) in a folder, sorted by name.
+
+    Raises:
+        DataError: no pair, or one of ``names`` is missing.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    pairs = {}
+    for source in sorted(folder.iterdir()):
+        for ending in (f".{source_language}", f".{source_language}.gz"):
+            name = source.name.removesuffix(ending)
+            if name == source.name:
+                continue
+            for target in (folder / f"{name}.{target_language}", folder / f"{name}.{target_language}.gz"):
+                if target.is_file():
+                    pairs[name] = (source, target)
+    missing = set(names or ()) - set(pairs)
+    if missing or not pairs:
+        wanted = ", ".join(sorted(missing)) or "<name>"
+        raise DataError(f"{folder}: no pair of files {wanted}.{source_language} and .{target_language} (plain or .gz)")
+    return [pairs[name] for name in (sorted(pairs) if names is None else names)]
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Lines without their ending; only a line feed ends a line. Plain or gzip, by name.
+
+    Raises:
+        DataError: the file is missing or not what its name says.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for line in file:
+                yield line.removesuffix(b"\n").removesuffix(b"\r")
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+
+
+def decode(line: bytes) -> str | None:
+    """UTF-8 text, a byte order mark removed; None if it is not UTF-8."""
+    try:
+        return line.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        return None
+
+
+def _read_two_files(source: Path, target: Path) -> Iterator[Row]:
+    lines = zip_longest(_segments(source), _segments(target))
+    for number, (left, right) in enumerate(lines, start=1):
+        if left is None or right is None:
+            raise DataError(
+                f"{source if left is None else target} ends before line {number}: the two files are not parallel"
+            )
+        yield _from_bytes(str(source), number, left, right)
+
+
+def _segments(path: Path) -> Iterator[bytes]:
+    """Lines; of an SGML file (WMT's test sets) the text of each ``<seg>``."""
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if suffix != ".sgm":
+        yield from read_lines(path)
+        return
+    text = b"\n".join(read_lines(path)).decode("utf-8", errors="replace")
+    for segment in re.findall(r"<seg\b[^>]*>(.*?)</seg>", text, flags=re.DOTALL | re.IGNORECASE):
+        yield " ".join(unescape(segment).split()).encode()
+
+
+def _read_tsv(path: Path, config: ParallelTextConfig) -> Iterator[Row]:
+    source_column, target_column = config.source_column, config.target_column
+    source_column = 0 if source_column is None else source_column
+    target_column = 1 if target_column is None else target_column
+    if isinstance(source_column, str) or isinstance(target_column, str):
+        raise DataError(f"{path}: the columns of a TSV file are numbers, counted from 0")
+    num_columns = None
+    for number, line in enumerate(read_lines(path), start=1):
+        fields = line.split(b"\t")
+        num_columns = num_columns or max(len(fields), source_column + 1, target_column + 1)
+        if len(fields) != num_columns:
+            yield Rejection(str(path), number, f"{len(fields)} columns instead of {num_columns}")
+        else:
+            yield _from_bytes(str(path), number, fields[source_column], fields[target_column])
+
+
+def _read_json(path: Path, config: ParallelTextConfig) -> Iterator[Row]:
+    source_key, target_key = config.source_column or "source", config.target_column or "target"
+    for number, line in enumerate(read_lines(path), start=1):
+        text = decode(line)
+        if text is None:
+            yield Rejection(str(path), number, "not UTF-8")
+            continue
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            yield Rejection(str(path), number, f"not JSON: {error.msg}")
+            continue
+        source, target = (record.get(key) if isinstance(record, dict) else None for key in (source_key, target_key))
+        if isinstance(source, str) and isinstance(target, str):
+            yield _checked(str(path), number, source, target)
+        else:
+            yield Rejection(str(path), number, f"no text under the keys {source_key} and {target_key}")
+
+
+def _from_bytes(file: str, line: int, source: bytes, target: bytes) -> Row:
+    left, right = decode(source), decode(target)
+    if left is None or right is None:
+        return Rejection(file, line, "not UTF-8")
+    return _checked(file, line, left, right)
+
+
+def _checked(file: str, line: int, source: str, target: str) -> Row:
+    if not source.strip() or not target.strip():
+        return Rejection(file, line, "empty source" if not source.strip() else "empty target")
+    return Pair(file, line, source.strip(), target.strip())

@@ -1,0 +1,284 @@
+"""Finished models as folders: self-contained, free of pickle, every file under a digest.
+
+    model.safetensors   weights: fixed order, a tied matrix once; nothing of run, time or machine
+    config.json         task, architecture, library_version, and what the model class needs
+    results.json        scores and cost of the run that made it
+    manifest.json       size and SHA-256 of every other file, checked before any parser sees one
+
+`load_model` gives the object that predicts and evaluates; the folder's task and architecture say which class that is.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
+
+import torch
+from pydantic import ValidationError
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from transformer_architectures.config import StrictModel
+from transformer_architectures.errors import ModelFolderError
+
+MANIFEST, CONFIG, WEIGHTS, RESULTS = "manifest.json", "config.json", "model.safetensors", "results.json"
+
+# (task, architecture) to the class that predicts, imported when a folder asks for it.
+LOADERS = {("translation", "vanilla"): "transformer_architectures.architectures.vanilla.translator:Translator"}
+
+
+@runtime_checkable
+class Saveable(Protocol):
+    """A part of the model with files of its own, for example a tokenizer."""
+
+    def save(self, folder: Path) -> None:
+        """Writes its files into the folder."""
+        ...
+
+
+class LoadedModel(ABC):
+    """What a model folder becomes. `predict` and `evaluate` are for Python, the other two are the commands' bodies."""
+
+    command_options: ClassVar[Mapping[str, frozenset[str]]]  # for "predict" and "evaluate": the options that it knows
+    model: nn.Module
+
+    @classmethod
+    @abstractmethod
+    def from_folder(cls, folder: "ModelFolder", device: str) -> "LoadedModel":
+        """Reads the model."""
+
+    @abstractmethod
+    def predict(self, *inputs: Any, **options: Any) -> Any:
+        """Outputs for inputs, in order."""
+
+    @abstractmethod
+    def evaluate(self, *inputs: Any, **options: Any) -> dict[str, float]:
+        """Score by name, the main one first."""
+
+    @abstractmethod
+    def predict_command(self, *inputs: Any, **options: Any) -> Iterator[str]:
+        """Lines for standard output; its options are those of the command line."""
+
+    @abstractmethod
+    def evaluate_command(self, *inputs: Any, **options: Any) -> tuple[dict[str, float], dict[str, str]]:
+        """Scores, and how each of them is computed."""
+
+
+class FileEntry(StrictModel):
+    """What the manifest knows of a file."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(StrictModel):
+    """The content of ``manifest.json``; names are relative to the folder."""
+
+    format: Literal[1]
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder whose files all are what its manifest says.
+
+    Attributes:
+        config: the content of ``config.json``.
+    """
+
+    path: Path
+    manifest: Manifest
+    config: Mapping[str, Any]
+
+    @property
+    def loader(self) -> type[LoadedModel]:
+        """The class for this task and architecture."""
+        task, architecture = str(self.config.get("task")), str(self.config.get("architecture"))
+        if (task, architecture) not in LOADERS:
+            known = ", ".join(f"{task} by {architecture}" for task, architecture in LOADERS)
+            raise ModelFolderError(f"{self.path}: nothing here can do {task} by {architecture} (known: {known})")
+        module, name = LOADERS[task, architecture].split(":")
+        return cast(type[LoadedModel], getattr(importlib.import_module(module), name))
+
+    def file(self, name: str) -> Path:
+        """A file's path, for a parser: only files that the manifest lists, so only files that were checked."""
+        if name not in self.manifest.files:
+            raise ModelFolderError(f"{self.path}: {name} is missing")
+        return self.path / name
+
+    def json(self, name: str) -> dict[str, Any]:
+        """The content of a JSON file."""
+        return _read_json(self.file(name))
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict, on the CPU; names that share a matrix share it here too."""
+        with safe_open(self.file(WEIGHTS), framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+            tied = json.loads((file.metadata() or {}).get("tied", "{}"))
+        return weights | {name: weights[original] for name, original in tied.items()}
+
+
+def load_model(folder: str | Path, device: str = "auto") -> LoadedModel:
+    """The model of a finished run, ready to `predict` and `evaluate`.
+
+    Args:
+        device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        ModelFolderError: the folder is incomplete, or a file differs from the manifest.
+    """
+    opened = open_model_folder(folder)
+    return opened.loader.from_folder(opened, device)
+
+
+def open_model_folder(folder: str | Path) -> ModelFolder:
+    """Checks every file against the manifest and reads the config; no parser has seen a file before that."""
+    path = Path(folder)
+    if not (path / MANIFEST).is_file():
+        nested = path / "model"
+        hint = f" (did you mean {nested}?)" if (nested / MANIFEST).is_file() else ""
+        raise ModelFolderError(f"{path}: there is no {MANIFEST}, so this is no finished model folder{hint}")
+    try:
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    except (ValidationError, OSError):
+        raise ModelFolderError(f"{path / MANIFEST}: damaged ({_seal_hint(path)})") from None
+    for name, entry in manifest.files.items():
+        if _is_outside(name):
+            raise ModelFolderError(f"{path / MANIFEST}: names a file outside of its folder: {name}")
+        if not (path / name).is_file():
+            raise ModelFolderError(f"{path}: {name} is missing")
+        if _entry(path / name) != entry:
+            raise ModelFolderError(f"{path / name}: differs from {MANIFEST}, damaged or edited ({_seal_hint(path)})")
+    opened = ModelFolder(path, manifest, {})
+    return ModelFolder(path, manifest, opened.json(CONFIG))
+
+
+def write_model_folder(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    parts: Iterable[Saveable] = (),
+) -> None:
+    """Writes a model folder: it is there whole or not at all, and replaces an older one.
+
+    Args:
+        weights: a state dict; names that share a matrix (tied weights) are saved as one.
+        config: with ``task`` and ``architecture``; ``library_version`` is added.
+        parts: whatever else belongs to the model, such as the tokenizer.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    originals, tied = _split_tied(weights)
+    # One key only: safetensors writes several in an order that varies.
+    save_file(originals, unfinished / WEIGHTS, metadata={"tied": json.dumps(tied)})
+    _write_json(unfinished / CONFIG, {**config, "library_version": version("transformer-architectures")})
+    _write_json(unfinished / RESULTS, results)
+    for part in parts:
+        part.save(unfinished)
+    seal(unfinished)
+    for path in [*unfinished.rglob("*"), unfinished]:
+        _flush(path)
+    _replace(unfinished, folder)
+
+
+def seal(folder: str | Path) -> list[str]:
+    """Writes the manifest anew, after an intended edit; returns the names of the files that it covers.
+
+    Raises:
+        ModelFolderError: the folder holds no model.
+    """
+    path = Path(folder)
+    missing = [name for name in (CONFIG, WEIGHTS) if not (path / name).is_file()]
+    if missing:
+        raise ModelFolderError(f"{path}: no model folder, {' and '.join(missing)} missing")
+    _read_json(path / CONFIG)
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
+    names = [file.relative_to(path).as_posix() for file in files if file != path / MANIFEST]
+    manifest = Manifest(format=1, files={name: _entry(path / name) for name in names})
+    temporary = path / f".{MANIFEST}"
+    try:
+        temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        _flush(temporary)
+        temporary.replace(path / MANIFEST)
+    except OSError as error:
+        raise ModelFolderError(f"{path}: the manifest cannot be written ({error.strerror})") from None
+    return names
+
+
+def _split_tied(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each matrix under its first name, in the order of names, and the other names with the first one of theirs."""
+    first_names: dict[tuple[Any, ...], str] = {}
+    originals, tied = {}, {}
+    for name, tensor in sorted(weights.items()):
+        memory = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        first = first_names.setdefault(memory, name) if tensor.numel() else name
+        if first != name:
+            tied[name] = first
+        else:
+            originals[name] = tensor.detach().cpu().contiguous().clone()
+    return originals, tied
+
+
+def _entry(path: Path) -> FileEntry:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileEntry(size=path.stat().st_size, sha256=digest)
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _is_outside(name: str) -> bool:
+    return Path(name).is_absolute() or ".." in Path(name).parts
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _seal_hint(path: Path) -> str:
+    return f"after an intended edit: tarch seal {path}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelFolderError(f"{path}: no JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ModelFolderError(f"{path}: expected an object, found {type(content).__name__}")
+    return content
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(new: Path, old: Path) -> None:
+    """A folder cannot be renamed over another; between two renames the new one stands whole under a hidden name."""
+    outdated = old.with_name(f".{old.name}.outdated")
+    shutil.rmtree(outdated, ignore_errors=True)
+    if old.exists():
+        old.rename(outdated)
+    new.rename(old)
+    _flush(old.parent)
+    shutil.rmtree(outdated, ignore_errors=True)

@@ -1,0 +1,72 @@
+"""Tokenising a stream of text pairs in several processes, in order, with bounded memory. Imports no torch: workers start fast."""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from transformer_architectures.tokenization.subword import SubwordTokenizer
+
+PAIRS_PER_CHUNK = 10_000
+
+
+class TextPair(NamedTuple):
+    """What is tokenised."""
+
+    source: str
+    target: str
+
+
+class TokenPair(NamedTuple):
+    """What comes out: ids without special tokens."""
+
+    source: Int[np.ndarray, "_"]
+    target: Int[np.ndarray, "_"]
+
+
+def tokenize_pairs(pairs: Iterable[TextPair], tokenizer: SubwordTokenizer, num_processes: int) -> Iterator[TokenPair]:
+    """Token ids of all pairs, in order. A stream of one chunk or less is tokenised here, without other processes."""
+    stream = iter(pairs)
+    first = list(islice(stream, PAIRS_PER_CHUNK))
+    if len(first) < PAIRS_PER_CHUNK or num_processes < 2:
+        yield from _tokenize(first, tokenizer)
+        while chunk := list(islice(stream, PAIRS_PER_CHUNK)):
+            yield from _tokenize(chunk, tokenizer)
+        return
+    # Started fresh, not forked: the parent may run threads of torch and of the tokenizer.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_processes, context, _start_worker, (tokenizer.to_json(),)) as pool:
+        pending: deque[Future[list[TokenPair]]] = deque([pool.submit(_tokenize_chunk, first)])
+        while pending:
+            while len(pending) < 2 * num_processes and (chunk := list(islice(stream, PAIRS_PER_CHUNK))):
+                pending.append(pool.submit(_tokenize_chunk, chunk))
+            yield from pending.popleft().result()
+
+
+_worker_tokenizer: SubwordTokenizer | None = None
+
+
+def _start_worker(tokenizer_json: str) -> None:
+    global _worker_tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process per core is enough
+    _worker_tokenizer = SubwordTokenizer.from_json(tokenizer_json)
+
+
+def _tokenize_chunk(chunk: list[TextPair]) -> list[TokenPair]:
+    assert _worker_tokenizer is not None
+    return _tokenize(chunk, _worker_tokenizer)
+
+
+def _tokenize(chunk: list[TextPair], tokenizer: SubwordTokenizer) -> list[TokenPair]:
+    sides = (tokenizer.encode_batch([pair[side] for pair in chunk]) for side in (0, 1))
+    arrays = ([np.array(ids, dtype=np.int32) for ids in side] for side in sides)
+    return [TokenPair(source, target) for source, target in zip(*arrays, strict=True)]
+
+
+__all__ = ["TextPair", "TokenPair", "tokenize_pairs"]

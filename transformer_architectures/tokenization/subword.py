@@ -1,0 +1,108 @@
+"""Subword tokens: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) by the `tokenizers` library."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from transformer_architectures.errors import ModelFolderError
+
+FILE_NAME = "tokenizer.json"
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
+
+# Words with the space before them, numbers digit by digit, runs of other signs, and white space that is left.
+# Digits stand alone so that a number never seen is spelled like any other.
+WORD_PATTERN = r"'(?:[sdmt]|ll|ve|re)\b| ?[\p{L}\p{M}]+['’]?| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+
+
+class SubwordTokenizer:
+    """Text to token ids and back, exactly (up to Unicode normal form NFC).
+
+    A word is the same token at the start of a text and inside it: a space is put before the text, and taken off again.
+    Text that looks like a special token is text.
+    """
+
+    pad_id, bos_id, eos_id = range(3)
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "SubwordTokenizer":
+        """Learns merges from ``texts``; equal texts give an equal tokenizer. The vocabulary has at most ``vocab_size`` tokens."""
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator((_prepare(text) for text in texts), trainer=trainer)
+        return cls(_literal(tokenizer))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return int(self.tokenizer.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids without special tokens."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many texts, in parallel threads."""
+        prepared = [_prepare(text) for text in texts]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(prepared, add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids; special tokens are left out, bytes that are no UTF-8 become U+FFFD."""
+        return self.decode_batch([ids])[0]
+
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of many rows of token ids."""
+        texts: list[str] = self.tokenizer.decode_batch([list(ids) for ids in batch], skip_special_tokens=True)
+        return [text.removeprefix(" ") for text in texts]
+
+    def save(self, folder: Path) -> None:
+        """Writes ``tokenizer.json``."""
+        (folder / FILE_NAME).write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The whole tokenizer as text."""
+        return str(self.tokenizer.to_str(pretty=True))
+
+    @classmethod
+    def from_json(cls, text: str) -> "SubwordTokenizer":
+        """The inverse of `to_json`."""
+        return cls(_literal(Tokenizer.from_str(text)))
+
+    @classmethod
+    def load(cls, folder: Path) -> "SubwordTokenizer":
+        """Reads ``tokenizer.json``.
+
+        Raises:
+            ModelFolderError: it is missing or damaged.
+        """
+        path = folder / FILE_NAME
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises bare Exception
+            raise ModelFolderError(f"{path}: cannot be read as a tokenizer ({error})") from None
+
+
+def _prepare(text: str) -> str:
+    return " " + unicodedata.normalize("NFC", text)
+
+
+def _literal(tokenizer: Tokenizer) -> Tokenizer:
+    """Text like ``</s>`` in the input is text; this switch is not saved with a tokenizer."""
+    tokenizer.encode_special_tokens = True
+    return tokenizer

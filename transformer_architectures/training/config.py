@@ -1,0 +1,58 @@
+"""The `Training:` section that every architecture shares."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from transformer_architectures.config import StrictModel
+
+
+class TrainingConfig(StrictModel):
+    """How a run is trained, watched and kept. Steps are optimizer steps, never micro-batches."""
+
+    seed: int = Field(0, ge=0)
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: int | None = Field(None, ge=1, description="CPU threads; torch's own choice unless given")
+    compile: bool = Field(False, description="torch.compile, on batches padded to fixed lengths")
+
+    # How long. At least one limit is needed; early stopping may come first.
+    max_steps: int | None = Field(None, ge=1)
+    max_epochs: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1, description="validations without a better score before the run stops")
+
+    # Optimization.
+    batch_tokens: int = Field(4096, ge=16, description="tokens of a micro-batch on each device, padding included")
+    accumulation_steps: int = Field(1, ge=1, description="micro-batches of one optimizer step")
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "inverse_sqrt"
+    warmup_steps: int = Field(1000, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="on matrices only")
+    adam_betas: tuple[float, float] = (0.9, 0.98)
+    adam_eps: float = Field(1e-8, gt=0)
+    clip_norm: float | None = Field(1.0, gt=0)
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="exponential moving average of the weights")
+    average_last: int = Field(0, ge=0, description="score the mean of the last k checkpoints as a candidate at the end")
+
+    # Watching and keeping.
+    validation_interval: int | None = Field(None, ge=1, description="steps; the end of each epoch unless given")
+    log_interval: int = Field(50, ge=1)
+    histogram_interval: int | None = Field(None, ge=1, description="steps between histograms; none unless given")
+    checkpoint_interval: int | None = Field(None, ge=1, description="steps; the end of each epoch besides")
+    keep_checkpoints: int = Field(3, ge=1)
+    checkpoint_root: str = "outputs"
+    run_name: str | None = None
+    experiment: str | None = Field(None, description="MLflow experiment; the architecture's name unless given")
+
+    @model_validator(mode="after")
+    def is_consistent(self) -> "TrainingConfig":
+        if self.max_steps is None and self.max_epochs is None:
+            raise ValueError("max_steps or max_epochs is needed, or the run would never end")
+        if self.schedule in ("linear", "cosine") and self.max_steps is None:
+            raise ValueError(f"schedule {self.schedule} needs max_steps: it falls to zero there")
+        if self.average_last > self.keep_checkpoints:
+            raise ValueError(
+                f"average_last {self.average_last} needs keep_checkpoints of at least {self.average_last}, "
+                f"not {self.keep_checkpoints}"
+            )
+        return self

@@ -1,0 +1,96 @@
+"""The end of a run: which weights are the best, what they score, and the model folder that others will use."""
+
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from transformer_architectures.training.checkpointing import read_checkpoint
+from transformer_architectures.training.loop import Fit
+from transformer_architectures.training.optimization import mean_of_weights
+from transformer_architectures.training.task import Scores
+
+VERSIONS_OF = ("transformer-architectures", "torch", "numpy", "tokenizers", "sacrebleu")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run leaves: its model folder, the contents of `results.json`, and sample outputs."""
+
+    model_folder: Path
+    results: dict[str, Any]
+    samples: list[dict[str, str]]
+
+
+def finish(fit: Fit, run_folder: Path) -> FinishedRun:
+    """Scores the candidates on validation, the winner on test, and writes the model folder.
+
+    Candidates are the weights that were best while training, and the mean of the last k checkpoints where the config asks
+    for it. All are scored by the path that `predict` takes.
+    """
+    candidates = candidate_weights(fit, run_folder)
+    validation: dict[str, Scores] = {}
+    for name, weights in candidates.items():
+        fit.model.load_state_dict(weights)
+        fit.model.eval()
+        validation[name] = fit.task.evaluate(fit.model, "validation", fit.leave_if_asked)
+    chosen = max(validation, key=lambda name: next(iter(validation[name].values())))
+    fit.model.load_state_dict(candidates[chosen])
+    test = fit.task.evaluate(fit.model, "test", fit.leave_if_asked) or None
+    state = fit.state
+    results = {
+        "task": fit.task.name,
+        "weights": chosen,
+        "validation": validation[chosen],
+        "validation_of_candidates": validation,
+        "test": test,
+        "baseline": fit.task.baseline("validation" if test is None else "test"),
+        "signatures": fit.task.signatures(),
+        "cost": {
+            "wall_seconds": round(state.seconds, 1),
+            f"{fit.task.unit}_per_second": round(state.num_tokens / max(state.seconds, 1e-9), 1),
+        },
+        "parameters": sum(parameter.numel() for parameter in fit.model.parameters()),
+        "global_step": state.global_step,
+        "best_step": state.best_step,
+        "precision": fit.precision.name,
+        "seed": fit.config.seed,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}},
+    }
+    model_folder = run_folder / "model"
+    fit.task.export(fit.model, model_folder, results)
+    return FinishedRun(model_folder, results, fit.task.samples(fit.model))
+
+
+def candidate_weights(fit: Fit, run_folder: Path) -> dict[str, Mapping[str, Tensor]]:
+    """The weights that might be exported, by the name that `results.json` gives them."""
+    best = "single" if fit.ema is None else "ema"
+    candidates = {best: read_checkpoint(run_folder / fit.state.best_filename)["model"]}
+    last = fit.state.scheduled[-fit.config.average_last :] if fit.config.average_last > 1 else []
+    if len(last) > 1:
+        candidates["averaged"] = mean_of_weights([read_checkpoint(run_folder / name)["model"] for name in last])
+    return candidates
+
+
+def report(finished: FinishedRun) -> None:
+    """Prints what a user wants to know at the end: scores beside the baseline, samples, the folder, the next command."""
+    results = finished.results
+    part = "validation" if results["test"] is None else "test"
+    print(f"\n{results['task']}: {part} scores of the {results['weights']} weights, step {results['best_step']}")
+    for name, value in (results["test"] or results["validation"]).items():
+        signature = results["signatures"].get(name, "")
+        print(f"  {name:<10} {value:8.4g}    baseline {results['baseline'][name]:8.4g}    {signature}")
+    cost = results["cost"]
+    throughput = "  ".join(f"{name} {value:,.0f}" for name, value in cost.items() if name != "wall_seconds")
+    print(f"  {results['parameters']:,} parameters  {cost['wall_seconds']:,.0f} s  {throughput}")
+    for sample in finished.samples[:3]:
+        print()
+        for name, text in sample.items():
+            print(f"  {name:<11} {text}")
+    print(f"\nmodel folder  {finished.model_folder}")
+    sys.stdout.flush()

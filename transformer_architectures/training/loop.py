@@ -1,0 +1,223 @@
+"""The training loop: one for every architecture. `Fit.run` reads top to bottom; what it leans on has a file of its own."""
+
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from transformer_architectures.training.checkpointing import (
+    random_state,
+    restore,
+    save_checkpoint,
+    set_random_state,
+)
+from transformer_architectures.training.config import TrainingConfig
+from transformer_architectures.training.distributed import Ranks
+from transformer_architectures.training.grad_logging import GradientLogger
+from transformer_architectures.training.optimization import build_ema, build_optimizer, build_scheduler
+from transformer_architectures.training.precision import Precision
+from transformer_architectures.training.progress import Interval, ProgressReport
+from transformer_architectures.training.run_folder import Start
+from transformer_architectures.training.signals import Stopped, StopRequest
+from transformer_architectures.training.state import RunState
+from transformer_architectures.training.step import TrainingStep
+from transformer_architectures.training.task import Batch, DataModule, Scores, Task
+from transformer_architectures.training.tracking import Tracker
+
+
+class Fit:
+    """One run of one task: model, optimizer and position, and how they move on.
+
+    Args:
+        tracker: where metrics go and whose run the checkpoints belong to; None on all ranks but the first.
+        should_stop: whether a signal has asked the run to stop.
+        start: the checkpoint to go on from, if there is one.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        data: DataModule,
+        config: TrainingConfig,
+        precision: Precision,
+        tracker: Tracker | None,
+        should_stop: StopRequest,
+        start: Start = Start(),
+        ranks: Ranks = Ranks(),
+    ) -> None:
+        self.task, self.data, self.config, self.precision = task, data, config, precision
+        self.tracker, self.should_stop, self.ranks = tracker, should_stop, ranks
+        self.state = RunState()
+        torch.manual_seed(config.seed)
+        self.model = task.build_model().to(precision.device)
+        torch.manual_seed(config.seed + ranks.rank)  # each rank drops other units
+        self.optimizer = build_optimizer(self.model, config)
+        self.scheduler = build_scheduler(self.optimizer, config)
+        self.ema = build_ema(self.model, config)
+        if config.compile:
+            task.compile(self.model)
+        self.step = TrainingStep(
+            model=self.model,
+            loss=task.loss,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            precision=precision,
+            clip_norm=config.clip_norm,
+            ema=self.ema,
+            ranks=ranks,
+        )
+        if start.checkpoint is not None:
+            self.load(start.checkpoint, str(start.path))
+
+    # ---------------------------------------------------------------- the loop
+    def run(self) -> None:
+        """Trains to the end that the config sets. Raises `Stopped`, after a checkpoint, when a signal asks for it."""
+        config, state = self.config, self.state
+        histograms = None
+        if self.tracker is not None and config.histogram_interval is not None:
+            histograms = GradientLogger(self.model, self.tracker, config.histogram_interval)
+        started = time.perf_counter() - state.seconds
+        with ProgressReport(self.total_steps(), state.global_step, enabled=self.ranks.is_main) as progress:
+            self.settle(progress)  # a run that was stopped while it scored has that still to do
+            interval = Interval()
+            while not state.is_done(config):
+                for micro_batches in self.groups(state.epoch, state.batch_in_epoch):
+                    report = self.step(micro_batches)
+                    state.count(report, len(micro_batches), self.data.batches_per_epoch(state.epoch))
+
+                    interval.add(report)
+                    progress.advance(state.global_step)
+                    if histograms is not None:
+                        histograms.async_log(self.model, state.global_step)
+                    if state.global_step % config.log_interval == 0:
+                        self.log(interval, progress)
+                        interval = Interval()
+
+                    state.seconds = time.perf_counter() - started
+                    self.stop_if_asked()
+                    settled_in = self.settle(progress)
+                    interval.started += settled_in
+                    if state.is_done(config):
+                        break
+            state.seconds = time.perf_counter() - started
+
+    def total_steps(self) -> int | None:
+        """Steps that the limits allow; epochs differ a little in length, so with `max_epochs` it is an estimate."""
+        if self.config.max_epochs is None:
+            return self.config.max_steps
+        steps_per_epoch = -(-self.data.batches_per_epoch(0) // self.config.accumulation_steps)
+        return min(self.config.max_epochs * steps_per_epoch, self.config.max_steps or sys.maxsize)
+
+    def groups(self, epoch: int, start_batch: int) -> Iterator[list[Batch]]:
+        """The micro-batches of each optimizer step; the last group of an epoch may be smaller."""
+        batches = iter(self.data.train_dataloader(epoch=epoch, start_batch=start_batch))
+        while group := list(islice(batches, self.config.accumulation_steps)):
+            yield group
+
+    def settle(self, progress: ProgressReport) -> float:
+        """Scores and saves where this step asks for it and it has not been done; returns the seconds that it took."""
+        started = time.perf_counter()
+        if self.state.is_validation_due(self.config):
+            self.validate(progress)
+        filename = self.state.due_checkpoint(self.config)
+        if filename is not None:
+            self.state.scheduled = [*self.state.scheduled, filename][-self.config.keep_checkpoints :]
+            self.save(filename)
+            self.prune()
+        return time.perf_counter() - started
+
+    def stop_if_asked(self) -> None:
+        """Leaves a checkpoint and raises `Stopped` if any rank got a signal."""
+        if self.ranks.any(self.should_stop()):
+            self.save(f"step_{self.state.global_step}.pt")
+            raise Stopped(self.should_stop.exit_code)
+
+    # ---------------------------------------------------------------- watching
+    def log(self, interval: Interval, progress: ProgressReport) -> None:
+        """Shows and tracks the means of an interval."""
+        metrics = interval.metrics(float(self.scheduler.get_last_lr()[0]), self.task.unit)
+        progress.show(self.state.epoch, self.state.global_step, metrics)
+        if self.tracker is not None:
+            self.tracker.log_metrics(metrics, self.state.global_step)
+
+    def validate(self, progress: ProgressReport) -> None:
+        """Scores the weights that would be exported (the moving average where there is one); keeps them if they are the best."""
+        scores: Scores = {}
+        samples: list[dict[str, str]] = []
+        scored = self.model if self.ema is None else self.ema.module
+        random_before = random_state()
+        if self.ranks.is_main:
+            scored.eval()
+            scores = self.task.validate(scored, self.stop_if_asked_alone)
+            samples = self.task.samples(scored)
+        scores = self.ranks.agree(scores)
+        set_random_state(random_before)  # a run that was stopped between validation and checkpoint validates once more
+        is_best = self.state.note_scores(scores)
+        if is_best:
+            self.save(self.state.best_filename)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        progress.say(f"step {self.state.global_step}  validation  {shown}{'  (best so far)' if is_best else ''}")
+        if self.tracker is not None:
+            metrics = {f"validation/{name}": value for name, value in scores.items()}
+            self.tracker.log_metrics(metrics, self.state.global_step)
+            self.tracker.log_table(samples, f"samples/step_{self.state.global_step}.json")
+
+    def stop_if_asked_alone(self) -> None:
+        """For evaluation, where the other ranks wait: they would not answer a vote."""
+        if self.ranks.world_size == 1:
+            self.stop_if_asked()
+
+    def leave_if_asked(self) -> None:
+        """For the end of a run, whose last checkpoint is written already."""
+        if self.should_stop():
+            raise Stopped(self.should_stop.exit_code)
+
+    # ---------------------------------------------------------------- keeping
+    def save(self, filename: str) -> None:
+        """Writes a checkpoint with everything that `load` needs for the run to go on as if it had not stopped."""
+        random_states = self.ranks.gather(random_state())
+        if not self.ranks.is_main:
+            return
+        is_best = filename.startswith("best_")
+        exported: nn.Module = self.ema.module if is_best and self.ema is not None else self.model
+        extra = {
+            "state": self.state.as_dict(),
+            "random_states": random_states,
+            "ema": None if self.ema is None or is_best else self.ema.state_dict(),
+        }
+        save_checkpoint(
+            exported,
+            None if is_best else self.optimizer,
+            None if is_best else self.scheduler,
+            epoch=self.state.epoch,
+            global_step=self.state.global_step,
+            checkpoint_root=self.config.checkpoint_root,
+            model_name=self.task.architecture,
+            filename=filename,
+            extra_state=extra,
+        )
+
+    def prune(self) -> None:
+        """Removes all checkpoints but the last ones that were due, and the best; also those that a signal asked for."""
+        if self.tracker is None:
+            return
+        kept = {*self.state.scheduled, self.state.best_filename}
+        for path in self.tracker.run_folder.glob("*.pt"):
+            if path.name not in kept:
+                path.unlink()
+                path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
+
+    def load(self, checkpoint: dict[str, Any], origin: str) -> None:
+        """Restores everything; the random state last, as building and restoring may draw from it."""
+        restore(checkpoint, origin, self.model, self.optimizer, self.scheduler)
+        extra = checkpoint["extra"]
+        self.state = RunState(**extra["state"])
+        if self.ema is not None:
+            self.ema.load_state_dict(extra["ema"])
+        random_states = extra["random_states"]
+        if len(random_states) == self.ranks.world_size:  # with another number of ranks there is no exact way to go on
+            set_random_state(random_states[self.ranks.rank])

@@ -1,0 +1,159 @@
+"""From a config to a finished run: where it stands, what it goes on from, who may see it. The loop itself is `loop.py`."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from transformer_architectures.config import fingerprint
+from transformer_architectures.errors import CheckpointError
+from transformer_architectures.training.config import TrainingConfig
+from transformer_architectures.training.distributed import Ranks, process_group
+from transformer_architectures.training.finish import FinishedRun, finish
+from transformer_architectures.training.loop import Fit
+from transformer_architectures.training.precision import (
+    Precision,
+    apply_runtime_settings,
+    resolve_device,
+    resolve_precision,
+)
+from transformer_architectures.training.run_folder import RunFolder, Start, find_start
+from transformer_architectures.training.signals import Stopped, stop_on_signals
+from transformer_architectures.training.state import RunState
+from transformer_architectures.training.task import DataModule, Task
+from transformer_architectures.training.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a task may want to know of the run that it is built for."""
+
+    precision: Precision
+    ranks: Ranks
+    run_folder: Path
+
+
+Build = Callable[[RunContext], tuple[Task, DataModule]]
+
+
+def run_training(
+    architecture: str,
+    sections: Mapping[str, BaseModel],
+    config: TrainingConfig,
+    build: Build,
+    resume: str | None = None,
+) -> FinishedRun | None:
+    """Trains to the end and leaves the model folder; None where a finished run left nothing to do (it says so), and on all
+    ranks but the first.
+
+    Args:
+        architecture: names the checkpoint folder and, unless the config says otherwise, the experiment.
+        sections: the whole config, by section; its fingerprint says which runs ``--resume auto`` may go on with.
+        build: makes the task and its data once the run folder is known.
+        resume: ``auto``, a checkpoint, a run folder, or None for a new run.
+
+    Raises:
+        Stopped: a signal ended the run; its exit code is the signal's.
+    """
+    apply_runtime_settings(config.num_threads)
+    precision = resolve_precision(config.precision, resolve_device(config.device))
+    root = Path(config.checkpoint_root)
+    with process_group() as ranks, stop_on_signals() as should_stop:
+        start = Start()
+        if ranks.is_main:
+            start = find_start(resume, root, architecture, fingerprint(sections))
+        start = ranks.agree(start)
+        if is_finished(start, config):
+            if ranks.is_main and start.folder is not None:
+                print(f"This run is finished, there is nothing left to train. Model folder: {start.folder.model_dir}")
+            return None
+        with tracked_run(architecture, sections, config, start, ranks) as (tracker, folder):
+            task, data = build(RunContext(precision, ranks, folder.path))
+            data.setup()
+            fit = Fit(task, data, config, precision, tracker, should_stop, start, ranks)
+            fit.run()
+            if tracker is None:
+                return None
+            finished = finish(fit, folder.path)
+            scores = finished.results["test"] or finished.results["validation"]
+            part = "test" if finished.results["test"] else "final_validation"
+            tracker.log_metrics({f"{part}/{name}": value for name, value in scores.items()}, fit.state.global_step)
+            tracker.log_artifacts(finished.model_folder, "model")
+            return finished
+
+
+@contextmanager
+def tracked_run(
+    architecture: str, sections: Mapping[str, BaseModel], config: TrainingConfig, start: Start, ranks: Ranks
+) -> Iterator[tuple[Tracker | None, RunFolder]]:
+    """The run's folder, held by this process, and its tracker, closed with the status that the block ends with."""
+    tracker = None
+    if ranks.is_main:
+        checkpoint = start.checkpoint or {"run_id": None, "epoch": 0, "global_step": 0}
+        tracker = Tracker.start(
+            Path(config.checkpoint_root),
+            config.experiment or architecture,
+            architecture,
+            config.run_name,
+            flat_parameters(sections),
+            resume_run_id=checkpoint["run_id"],
+            epoch=checkpoint["epoch"],
+            global_step=checkpoint["global_step"],
+        )
+    folder = start.folder or RunFolder(ranks.agree(Path() if tracker is None else tracker.run_folder))
+    if tracker is None:
+        yield None, folder
+        return
+    status = "FAILED"
+    try:
+        if folder.path.resolve() != tracker.run_folder.resolve():
+            raise CheckpointError(
+                f"{start.path}: belongs to the run in {tracker.run_folder}, not to the one where it lies"
+            )
+        if folder.held is None and not folder.lock():
+            raise CheckpointError(f"{folder.path}: another process is training in this folder")
+        folder.write_config(sections)
+        print(f"run folder {folder.path}{_origin(start)}", file=sys.stderr)
+        yield tracker, folder
+        status = "FINISHED"
+    except (Stopped, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    finally:
+        tracker.close(status)
+        folder.release()
+
+
+def is_finished(start: Start, config: TrainingConfig) -> bool:
+    """Whether nothing is left to do: no step to train, and the model folder is that of the last one."""
+    if start.checkpoint is None or start.folder is None:
+        return False
+    state = RunState(**start.checkpoint["extra"]["state"])
+    return state.is_done(config) and start.folder.has_model_of(state.global_step)
+
+
+def flat_parameters(sections: Mapping[str, BaseModel]) -> dict[str, Any]:
+    """``Section.key`` to value, as MLflow shows parameters."""
+    flat: dict[str, Any] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                add(f"{prefix}.{key}", item)
+        else:
+            flat[prefix] = value
+
+    for name, section in sections.items():
+        add(name, section.model_dump(mode="json"))
+    return flat
+
+
+def _origin(start: Start) -> str:
+    return "" if start.checkpoint is None else f", going on from {start.path} (step {start.checkpoint['global_step']})"
+
+
+__all__ = ["RunContext", "run_training"]

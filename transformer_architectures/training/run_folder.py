@@ -1,0 +1,150 @@
+"""The folder of a run: who holds it, which configuration it belongs to, and which checkpoint a run can go on from."""
+
+import fcntl
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from transformer_architectures.config import fingerprint
+from transformer_architectures.errors import CheckpointError
+from transformer_architectures.training.checkpointing import read_checkpoint
+from transformer_architectures.training.spool import write_json
+
+CONFIG, LOCK, MODEL = "config.json", "lock", "model"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunFolder:
+    """``<root>/<model_name>/<run_name>_<run_id[:6]>``."""
+
+    path: Path
+    held: Any = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "held": None}  # other ranks learn where the folder is; they do not hold it
+
+    def lock(self) -> bool:
+        """Takes the folder for this process; False while another living process holds it. A dead one holds nothing."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = (self.path / LOCK).open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return False
+        self.held = file
+        return True
+
+    def release(self) -> None:
+        """Gives the folder back."""
+        if self.held is not None:
+            self.held.close()
+            self.held = None
+
+    def write_config(self, sections: Mapping[str, BaseModel]) -> None:
+        """Keeps the configuration, after interpolation and overrides, with its fingerprint."""
+        content = {name: section.model_dump(mode="json") for name, section in sections.items()}
+        write_json(self.path / CONFIG, {"fingerprint": fingerprint(sections), **content})
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the configuration that the run was started with; None where that is not known."""
+        try:
+            found = json.loads((self.path / CONFIG).read_text(encoding="utf-8")).get("fingerprint")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return found if isinstance(found, str) else None
+
+    @property
+    def model_dir(self) -> Path:
+        """Where the finished model lies."""
+        return self.path / MODEL
+
+    def has_model_of(self, global_step: int) -> bool:
+        """Whether the model folder is that of a run which ended at this step."""
+        try:
+            return bool(json.loads((self.model_dir / "results.json").read_text())["global_step"] == global_step)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def checkpoints(self) -> list[Path]:
+        """All from which a training can go on, the newest first."""
+        paths = [path for kind in ("epoch", "step") for path in self.path.glob(f"{kind}_*.pt")]
+        return sorted(paths, key=modified_at, reverse=True)
+
+    def newest_intact(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that passes its check, with its content; those that do not are named in a warning."""
+        for path in self.checkpoints():
+            try:
+                return path, read_checkpoint(path)
+            except CheckpointError as error:
+                logger.warning("%s; an older checkpoint is tried", error)
+        return None
+
+
+def modified_at(path: Path) -> int:
+    """In nanoseconds; 0 for a file that its run has removed meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run goes on from; all None for a new run. The folder, if any, is locked."""
+
+    folder: RunFolder | None = None
+    path: Path | None = None
+    checkpoint: dict[str, Any] | None = None
+
+
+def find_start(resume: str | None, root: Path, model_name: str, wanted_fingerprint: str) -> Start:
+    """Where ``--resume`` says that a run goes on: ``auto``, a checkpoint, a run folder, or None for a new run.
+
+    Raises:
+        CheckpointError: the checkpoint or folder that was named cannot be used.
+    """
+    if not resume:
+        return Start()
+    if resume == "auto":
+        return _newest_of_same_config(root / model_name, wanted_fingerprint)
+    path = Path(resume)
+    if not path.exists():
+        raise CheckpointError(f"--resume {resume}: there is no such file or folder")
+    folder = RunFolder(path if path.is_dir() else path.parent)
+    if path.is_dir() and not folder.checkpoints():
+        raise CheckpointError(f"--resume {resume}: there is no checkpoint in this folder")
+    if not folder.lock():
+        raise CheckpointError(f"--resume {resume}: another process is training in this folder")
+    found = (path, read_checkpoint(path)) if path.is_file() else folder.newest_intact()
+    if found is None:
+        raise CheckpointError(f"--resume {resume}: no checkpoint in this folder is intact")
+    return Start(folder, *found)
+
+
+def _newest_of_same_config(parent: Path, wanted_fingerprint: str) -> Start:
+    for folder in _by_newest_checkpoint(parent):
+        if folder.fingerprint != wanted_fingerprint or not folder.lock():
+            continue
+        found = folder.newest_intact()
+        if found is not None:
+            return Start(folder, *found)
+        folder.release()
+    return Start()
+
+
+def _by_newest_checkpoint(parent: Path) -> Iterator[RunFolder]:
+    folders = [RunFolder(path) for path in parent.glob("*") if path.is_dir()]
+    newest = {str(f.path): modified_at(paths[0]) for f in folders if (paths := f.checkpoints())}
+    yield from sorted((f for f in folders if str(f.path) in newest), key=lambda f: -newest[str(f.path)])
+
+
+__all__ = ["RunFolder", "Start", "find_start"]

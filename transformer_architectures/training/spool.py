@@ -1,0 +1,117 @@
+"""The journal of a run: everything that is to be tracked goes first to a file in the run folder, and from there to the stores.
+
+An entry is one JSON line, of one kind: ``metrics`` (with ``step`` and ``time``), ``params``, ``tags``, ``status`` (with
+``time``), ``artifact`` (a ``file`` of the journal) or ``folder`` (sent as it is then). Times are milliseconds since 1970: they
+are taken once, here, so that a point sent twice is the same point, which MLflow's stores keep once.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+MAX_UNWRITTEN_BYTES = 2**24  # of lines that wait in memory while the disk refuses them
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the journal, and the bytes where it starts and ends."""
+
+    start: int
+    end: int
+    content: dict[str, Any]
+
+
+class Spool:
+    """The journal in ``folder``, made if it is not there. Safe to use from several threads; writing never raises.
+
+    A line that a killed machine left half written is removed when the journal is opened for writing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "spool.jsonl"
+        self.guard = threading.Lock()
+        self.descriptor: int | None = None
+        self.unwritten = b""
+        self.num_files = 0
+
+    def open(self) -> None:
+        """Makes the journal ready for `append`. Raises OSError where the folder cannot be written."""
+        (self.folder / "files").mkdir(parents=True, exist_ok=True)
+        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        content = self.path.read_bytes()
+        os.ftruncate(self.descriptor, content.rfind(b"\n") + 1)
+
+    def close(self) -> None:
+        """Ends writing; later entries are refused with a warning."""
+        with self.guard:
+            if self.descriptor is not None:
+                os.close(self.descriptor)
+                self.descriptor = None
+
+    def append(self, **content: Any) -> None:
+        """Writes one entry: a short write into the page cache. What a full disk refuses is written with the next entry."""
+        line = json.dumps(content).encode() + b"\n"
+        with self.guard:
+            if self.descriptor is None:
+                logger.warning("tracking: the run is closed, an entry was dropped: %s", ", ".join(content))
+                return
+            if len(self.unwritten) + len(line) <= MAX_UNWRITTEN_BYTES:
+                self.unwritten += line
+            try:
+                self.unwritten = self.unwritten[os.write(self.descriptor, self.unwritten) :]
+            except OSError as error:
+                logger.warning("tracking: %s cannot be written (%s), training goes on", self.path, error)
+
+    def add_file(self, content: bytes, artifact: str) -> None:
+        """Keeps a file in the journal, to be sent as ``artifact``, its path among the run's artifacts."""
+        with self.guard:
+            self.num_files += 1
+            name = f"files/{time.time_ns()}_{self.num_files}/{Path(artifact).name}"
+        try:
+            (self.folder / name).parent.mkdir()
+            (self.folder / name).write_bytes(content)
+        except OSError as error:
+            logger.warning("tracking: %s cannot be written (%s), training goes on", self.folder / name, error)
+            return
+        self.append(artifact=artifact, file=name)
+
+    def read(self, offset: int = 0) -> Iterator[Entry]:
+        """The whole lines from a byte on, in order. A damaged line is passed over with a warning."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                start, offset = offset, offset + len(line)
+                try:
+                    content = json.loads(line)
+                except ValueError:
+                    logger.warning("tracking: %s is damaged at byte %d, that entry is lost", self.path, start)
+                    content = {}
+                yield Entry(start, offset, content)
+
+
+def now() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replaces a small file at once: a reader sees the old one or the new one, also after a power cut."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,88 @@
+"""One optimizer step: the same mathematics for one large batch, for micro-batches and for several ranks."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
+
+from transformer_architectures.errors import NonFiniteError
+from transformer_architectures.training.distributed import Ranks
+from transformer_architectures.training.optimization import gradients
+from transformer_architectures.training.precision import Precision
+from transformer_architectures.training.task import Batch
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step saw, over all micro-batches and ranks.
+
+    Attributes:
+        loss: per label, in nats.
+        grad_norm: L2 norm of the gradient of that loss, before clipping.
+        num_tokens: not counting padding; num_positions: counting it.
+    """
+
+    loss: float
+    grad_norm: float
+    num_labels: int
+    num_tokens: int
+    num_positions: int
+
+
+@dataclass
+class TrainingStep:
+    """Forward, backward, guard, clip, update.
+
+    The loss is normalised globally: summed over labels, divided by the number of labels of all micro-batches and ranks. So k
+    accumulated micro-batches, or k ranks, take the very step of one large batch. A loss or gradient that is not finite never
+    reaches the weights.
+    """
+
+    model: nn.Module
+    loss: Callable[[nn.Module, Any], Tensor]
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    precision: Precision
+    clip_norm: float | None = None
+    ema: AveragedModel | None = None
+    ranks: Ranks = Ranks()
+
+    def __call__(self, micro_batches: Sequence[Batch]) -> StepReport:
+        sizes = [(batch.num_labels, batch.num_tokens, batch.num_positions) for batch in micro_batches]
+        num_labels, num_tokens, num_positions = self.ranks.sum(*map(sum, zip(*sizes, strict=True)))
+
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        local_loss = 0.0
+        for batch in micro_batches:
+            with self.precision.autocast():
+                loss = self.loss(self.model, batch.to(self.precision.device)) / num_labels
+            loss.backward()  # type: ignore[no-untyped-call]
+            local_loss += float(loss.detach())
+
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        self.ranks.sum_gradients(gradients(parameters))
+        (mean_loss,) = self.ranks.sum(local_loss)
+        norm = get_total_norm(gradients(parameters))
+        grad_norm = float(norm)
+        if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
+            raise NonFiniteError(
+                f"loss {mean_loss}, gradient norm {grad_norm}: the weights were left as they were. "
+                f"Rows of the batch: {[index for batch in micro_batches for index in batch.indices]}"
+            )
+        if self.clip_norm is not None:
+            clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        return StepReport(mean_loss, grad_norm, int(num_labels), int(num_tokens), int(num_positions))
+
+
+__all__ = ["StepReport", "TrainingStep"]

@@ -1,0 +1,107 @@
+"""What the loop needs to know of a task, of its batches and of its data: protocols, so that it knows no architecture."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Scores = dict[str, float]  # the first key is the main score; higher is better
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """One micro-batch."""
+
+    @property
+    def num_labels(self) -> int:
+        """Number of terms in the summed loss."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens (or images) that are not padding."""
+        ...
+
+    @property
+    def num_positions(self) -> int:
+        """Tokens (or images), padding included."""
+        ...
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Which rows of the training data these are."""
+        ...
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        ...
+
+
+@runtime_checkable
+class DataModule(Protocol):
+    """Where micro-batches come from: the order is a pure function of seed, epoch and position."""
+
+    def setup(self) -> None:
+        """Makes or opens the data. Called once, before anything else."""
+        ...
+
+    def train_dataloader(self, epoch: int = 0, start_batch: int = 0) -> Iterable[Any]:
+        """This rank's micro-batches of one epoch, from a position on."""
+        ...
+
+    def batches_per_epoch(self, epoch: int) -> int:
+        """Number of micro-batches of that epoch, the same on every rank."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is special to one architecture and its problem."""
+
+    name: str  # as in `results.json` and the model folder: "translation"
+    architecture: str  # names the checkpoint folder: "vanilla"
+    unit: str  # what throughput counts: "tokens" or "images"
+
+    def build_model(self) -> nn.Module:
+        """A model on the CPU, its weights drawn from torch's generator or read from `Model.pretrained`."""
+        ...
+
+    def compile(self, model: Any) -> None:
+        """Compiles, in place, what `loss` calls."""
+        ...
+
+    def loss(self, model: Any, batch: Any) -> Tensor:
+        """Summed loss over the labels of one micro-batch."""
+        ...
+
+    def validate(self, model: Any, should_stop: Callable[[], None]) -> Scores:
+        """Scores on the validation part while training: may be cheaper than `evaluate`.
+
+        ``should_stop`` is called now and then; it raises when the run is to end.
+        """
+        ...
+
+    def evaluate(self, model: Any, part: str, should_stop: Callable[[], None]) -> Scores:
+        """Scores on "validation" or "test" by the path that `predict` takes; empty where there is no such part."""
+        ...
+
+    def baseline(self, part: str) -> Scores:
+        """What a trivial method scores on the same part, on every key."""
+        ...
+
+    def signatures(self) -> dict[str, str]:
+        """How each score is computed, so that others can repeat it."""
+        ...
+
+    def samples(self, model: Any) -> list[dict[str, str]]:
+        """A few inputs with what the model makes of them, as rows of a table."""
+        ...
+
+    def export(self, model: Any, folder: Path, results: Mapping[str, Any]) -> None:
+        """Writes the self-contained model folder."""
+        ...
+
+
+__all__ = ["Batch", "DataModule", "Scores", "Task"]
