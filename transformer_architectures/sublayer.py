@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from transformer_architectures.dropout import Dropout
 from transformer_architectures.normalization import NormConfig
 
 
@@ -25,7 +26,7 @@ class Residual(nn.Module):
         super().__init__()
         self.pre_layernorm = config.pre_layernorm
         self.norm = config.norm.build(embed_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self, hidden_states: Float[Tensor, "batch length embed_dim"], function: Callable[[Tensor], Tensor]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from transformer_architectures.dropout import dropout
 from transformer_architectures.masking import AttentionMask, AttentionMaskLike
 
 Backend = Literal["auto", "math", "sdpa"]
@@ -52,7 +53,7 @@ class ScaledDotProductAttention(nn.Module):
     """
 
     # On CPU the fused kernel pays off only above this many scores per head: see the table named in the module's docstring.
-    LARGEST_MATH_SCORES = 64 * 64
+    LARGEST_MATH_SCORES = {torch.float32: 64 * 64, torch.bfloat16: 256 * 256}
 
     def __init__(self, dropout: float = 0.0, backend: Backend = "auto", scale: float | None = None) -> None:
         super().__init__()
@@ -62,13 +63,13 @@ class ScaledDotProductAttention(nn.Module):
 
     def forward(self, q: Queries, k: Keys, v: Keys, mask: AttentionMaskLike = None) -> Queries:
         mask = AttentionMask.of(mask)
-        dropout = self.dropout if self.training else 0.0
-        if self._uses_math(q, k, dropout):
-            return F.dropout(self.weights(q, k, mask), dropout) @ v
+        share = self.dropout if self.training else 0.0
+        if self._uses_math(q, k, share):
+            return dropout(self.weights(q, k, mask), share) @ v
         if mask.is_plain_causal(q.shape[-2], k.shape[-2]):
-            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=self.scale)
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=share, is_causal=True, scale=self.scale)
         allowed = mask.render(q.shape[-2], k.shape[-2], q.device)
-        return F.scaled_dot_product_attention(q, k, v, allowed, dropout_p=dropout, scale=self.scale)
+        return F.scaled_dot_product_attention(q, k, v, allowed, dropout_p=share, scale=self.scale)
 
     def weights(self, q: Queries, k: Keys, mask: AttentionMaskLike = None) -> Weights:
         scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
@@ -78,7 +79,8 @@ class ScaledDotProductAttention(nn.Module):
         if self.backend != "auto":
             return self.backend == "math"
         # torch's CPU kernel has no dropout: it would fall back to a slower form of the same mathematics.
-        return q.device.type == "cpu" and (dropout > 0 or q.shape[-2] * k.shape[-2] <= self.LARGEST_MATH_SCORES)
+        num_scores = q.shape[-2] * k.shape[-2]
+        return q.device.type == "cpu" and (dropout > 0 or num_scores <= self.LARGEST_MATH_SCORES.get(q.dtype, 64 * 64))
 
 
 class AdditiveAttention(nn.Module):
@@ -97,7 +99,7 @@ class AdditiveAttention(nn.Module):
         nn.init.normal_(self.score_vector, std=head_dim**-0.5)
 
     def forward(self, q: Queries, k: Keys, v: Keys, mask: AttentionMaskLike = None) -> Queries:
-        return F.dropout(self.weights(q, k, mask), self.dropout, self.training) @ v
+        return dropout(self.weights(q, k, mask), self.dropout, self.training) @ v
 
     def weights(self, q: Queries, k: Keys, mask: AttentionMaskLike = None) -> Weights:
         elements_per_query = max(1, k.numel())

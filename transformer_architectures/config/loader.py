@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
 
 from transformer_architectures.config.strict_model import StrictModel
 from transformer_architectures.config.yaml_reader import interpolate, parse_yaml, read_yaml
@@ -85,7 +85,8 @@ def apply_override(sections: dict[str, Any], override: str) -> None:
 def validate_section(sections: Mapping[str, Any], path: str | Path, section: str, model: type[M]) -> M:
     """Checks one section against its model."""
     try:
-        return model.model_validate(sections.get(section, {}))
+        # As JSON, since YAML has no tuples either: a list is one where the model says so.
+        return model.model_validate_json(json.dumps(sections.get(section, {}), default=str))
     except ValidationError as error:
         problems = [_describe(problem, model) for problem in error.errors(include_url=False)]
         raise ConfigError(f"{path}: {section}: {'; '.join(dict.fromkeys(problems))}") from None
@@ -116,7 +117,10 @@ def _describe(problem: Any, model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     prefix = f"{key}: " if key else ""
     if problem["type"] == "extra_forbidden":
-        return f"{prefix}unknown key{_suggestion(str(problem['loc'][-1]), _field_names(model))}"
+        name = str(problem["loc"][-1])
+        if name in _other_names(model):
+            return f"{prefix}another name of {_other_names(model)[name]}, which is given too"
+        return f"{prefix}unknown key{_suggestion(name, _field_names(model))}"
     message = problem["msg"].removeprefix("Value error, ")
     found = problem.get("input")
     if problem["type"] in ("missing", "value_error"):
@@ -134,6 +138,17 @@ def _field_names(model: type[BaseModel]) -> set[str]:
     return names
 
 
-def _suggestion(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+def _other_names(model: type[BaseModel]) -> dict[str, str]:
+    """Older names of fields, each with the name of today."""
+    return {
+        str(other): name
+        for name, field in model.model_fields.items()
+        if isinstance(field.validation_alias, AliasChoices)
+        for other in field.validation_alias.choices
+        if other != name
+    }
+
+
+def _suggestion(name: object, known: Any) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(sorted(known))})"

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,28 @@ VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 floats, and without its habit of keeping the last of two equal keys."""
+    """SafeLoader with YAML 1.2 floats, without dates, and without its habit of keeping the last of two equal keys."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here, as it was typed: when it is constructed, the keys of a merge (``<<``) stand in it too.
+        node = super().compose_mapping_node(anchor)
+        assert node is not None
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.composer.ComposerError(None, None, f"duplicate key {key.value!r}", key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
 
 
-# PyYAML follows YAML 1.1, where a float needs a dot: 1e-3 would be a string.
+# PyYAML follows YAML 1.1, where a float needs a dot (1e-3 would be a string) and a date is not text.
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -54,6 +60,8 @@ def parse_yaml(text: str, origin: str) -> Any:
         raise ConfigError(f"{place}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin}: {' '.join(str(error).split())}") from None
+    except (ValueError, RecursionError) as error:  # 0x_ looks like a number and is none
+        raise ConfigError(f"{origin}: {error}") from None
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -68,7 +76,8 @@ def read_yaml(path: str | Path) -> Any:
 def interpolate(value: Any, place: str) -> Any:
     """Replaces ``${VAR}`` and ``${VAR:-default}`` in every string of a parsed document.
 
-    A scalar that is one variable and nothing else is read again as YAML, so that numbers stay numbers.
+    A scalar that is one variable and nothing else may be a number, a truth value or null, as in YAML; any other text
+    stays as it is, whatever signs it holds (a path may have ``#`` or ``[`` in it).
     """
     if isinstance(value, dict):
         return {key: interpolate(item, f"{place}.{key}") for key, item in value.items()}
@@ -88,6 +97,7 @@ def interpolate(value: Any, place: str) -> Any:
 
     replaced = VARIABLE.sub(substitute, value)
     if VARIABLE.fullmatch(value):
-        scalar = parse_yaml(replaced, place)
-        return scalar if isinstance(scalar, (int, float, bool, str)) or scalar is None else replaced
+        tag = _Loader("").resolve(yaml.ScalarNode, replaced, (True, False))  # type: ignore[no-untyped-call]
+        if tag.rpartition(":")[2] in ("int", "float", "bool", "null"):
+            return parse_yaml(replaced, place)
     return replaced

@@ -51,20 +51,23 @@ def bible_path() -> Path:
 
 def verses(version: BibleVersion) -> list[Verse]:
     """All verses of one version, in order, as clean text."""
-    connection = sqlite3.connect(f"{bible_path().as_uri()}?mode=ro", uri=True)
+    path = bible_path()
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
     try:
         rows = connection.execute(
             "SELECT bNumber, cNumber, vNumber, vText FROM bible WHERE bbName = ? ORDER BY bNumber, cNumber, vNumber",
             (CODES[version],),
         ).fetchall()
+    except sqlite3.Error as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
     finally:
         connection.close()
     return [Verse(book, chapter, verse, clean(text)) for book, chapter, verse, text in rows]
 
 
 # The World English text writes every apostrophe as a grave accent; brackets mark words that the translators supplied;
-# Darby's text has 55 stray footnote marks.
-_CLEANING = str.maketrans({"`": "'", "[": None, "]": None, "#": None})
+# Darby's text has 55 stray footnote marks; asterisks stand where Basic English leaves out doubtful words.
+_CLEANING = str.maketrans({"`": "'", "[": None, "]": None, "#": None, "*": None})
 
 
 def clean(text: str) -> str:

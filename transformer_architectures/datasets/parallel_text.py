@@ -6,17 +6,20 @@ Every reader streams. A row is a `Pair`, or a `Rejection` that says which line o
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from html import unescape
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
 from transformer_architectures.config import StrictModel
 from transformer_architectures.datasets.bible import BibleVersion, Part, verse_pairs
 from transformer_architectures.errors import DataError
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Pair(NamedTuple):
@@ -38,6 +41,11 @@ class Rejection(NamedTuple):
 
 Row = Pair | Rejection
 
+# What WMT scores with, as its files are called.
+EVALUATION_SET = re.compile(r"newstest|newsdiscuss|newssyscomb|news-test")
+Place = tuple[str, int]  # a file and a line of it
+Column = Annotated[int, Field(ge=0)] | str
+
 
 class BibleConfig(StrictModel):
     """Which versions of the embedded corpus."""
@@ -49,7 +57,8 @@ class BibleConfig(StrictModel):
 class ParallelTextConfig(StrictModel):
     """Where parallel text lies. Exactly one of:
 
-    * ``source`` and ``target``: two files, line by line (``.sgm``: the WMT test sets' segments);
+    * ``source`` and ``target``: two files, line by line (``.sgm``: the WMT test sets' segments); a ``*`` in a name stands for
+      whatever makes it the name of exactly one file;
     * ``file``: TSV, or JSON lines (``.json``, ``.jsonl``), with the columns or keys of the two sides;
     * ``folder``: all pairs ``<name>.<source language>`` + ``<name>.<target language>`` in it, or those in ``names``;
     * ``bible``: the embedded corpus.
@@ -60,8 +69,8 @@ class ParallelTextConfig(StrictModel):
     source: str | None = None
     target: str | None = None
     file: str | None = None
-    source_column: int | str | None = Field(None, description="TSV: a number from 0; JSON lines: a key")
-    target_column: int | str | None = None
+    source_column: Column | None = Field(None, description="TSV: a number from 0; JSON lines: a key")
+    target_column: Column | None = None
     folder: str | None = None
     names: list[str] | None = None
     bible: BibleConfig | None = None
@@ -73,12 +82,16 @@ class ParallelTextConfig(StrictModel):
         forms = [self.source, self.file, self.folder, self.bible]
         if sum(form is not None for form in forms) != 1:
             raise ValueError("give exactly one of: source and target, file, folder, bible")
+        if self.file is None and (self.source_column is not None or self.target_column is not None):
+            raise ValueError("source_column and target_column belong to file")
+        if self.folder is None and self.names is not None:
+            raise ValueError("names belongs to folder")
         return self
 
     def paths(self, source_language: str, target_language: str) -> list[Path]:
         """All files that are read; what a cache of the result depends on."""
         if self.source is not None and self.target is not None:
-            return [Path(self.source), Path(self.target)]
+            return [only_match(self.source), only_match(self.target)]
         if self.file is not None:
             return [Path(self.file)]
         if self.folder is not None:
@@ -91,24 +104,39 @@ def read_pairs(config: ParallelTextConfig, part: Part, source_language: str, tar
     """All rows, in the order of the files. ``part`` matters for the Bible only: files are one part each."""
     if config.bible is not None:
         for left, right in verse_pairs(config.bible.source, config.bible.target, part):
-            place = f"bible {left.book}:{left.chapter}"
-            yield _checked(place, left.verse, left.text, right.text)
+            place = (f"bible {left.book}:{left.chapter}", left.verse)
+            yield _checked(place, place, left.text, right.text)
     elif config.file is not None:
         path = Path(config.file)
-        suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-        yield from _read_json(path, config) if suffix in (".json", ".jsonl") else _read_tsv(path, config)
+        yield from _read_json(path, config) if _format(path) in (".json", ".jsonl") else _read_tsv(path, config)
     elif config.folder is not None:
         for source, target in folder_pairs(Path(config.folder), config.names, source_language, target_language):
             yield from _read_two_files(source, target)
     else:
         assert config.source is not None and config.target is not None
-        yield from _read_two_files(Path(config.source), Path(config.target))
+        yield from _read_two_files(only_match(config.source), only_match(config.target))
+
+
+def only_match(pattern: str) -> Path:
+    """The file that a path with ``*`` means; a path without one is itself.
+
+    Raises:
+        DataError: no file fits, or several do.
+    """
+    if "*" not in pattern:
+        return Path(pattern)
+    found = sorted(Path(pattern).parent.glob(Path(pattern).name))
+    if len(found) != 1:
+        raise DataError(f"{pattern}: {len(found)} files fit, expected one")
+    return found[0]
 
 
 def folder_pairs(
     folder: Path, names: list[str] | None, source_language: str, target_language: str
 ) -> list[tuple[Path, Path]]:
     """Pairs of files ``<name>.<language>`` (or ``.gz``) in a folder, sorted by name.
+
+    WMT's evaluation sets, which may lie in the same folder, are read only if ``names`` has them.
 
     Raises:
         DataError: no pair, or one of ``names`` is missing.
@@ -124,11 +152,12 @@ def folder_pairs(
             for target in (folder / f"{name}.{target_language}", folder / f"{name}.{target_language}.gz"):
                 if target.is_file():
                     pairs[name] = (source, target)
+    training_names = [name for name in sorted(pairs) if not EVALUATION_SET.match(name)]
     missing = set(names or ()) - set(pairs)
-    if missing or not pairs:
+    if missing or not (names or training_names):
         wanted = ", ".join(sorted(missing)) or "<name>"
         raise DataError(f"{folder}: no pair of files {wanted}.{source_language} and .{target_language} (plain or .gz)")
-    return [pairs[name] for name in (sorted(pairs) if names is None else names)]
+    return [pairs[name] for name in (training_names if names is None else names)]
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
@@ -141,7 +170,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for line in file:
                 yield line.removesuffix(b"\n").removesuffix(b"\r")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
 
 
@@ -160,18 +189,27 @@ def _read_two_files(source: Path, target: Path) -> Iterator[Row]:
             raise DataError(
                 f"{source if left is None else target} ends before line {number}: the two files are not parallel"
             )
-        yield _from_bytes(str(source), number, left, right)
+        (source_line, source_text), (target_line, target_text) = left, right
+        yield _from_bytes((str(source), source_line), (str(target), target_line), source_text, target_text)
 
 
-def _segments(path: Path) -> Iterator[bytes]:
-    """Lines; of an SGML file (WMT's test sets) the text of each ``<seg>``."""
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix != ".sgm":
-        yield from read_lines(path)
+def _segments(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines; of an SGML file (WMT's test sets) the text of each ``<seg>`` and the line that it starts in."""
+    if _format(path) != ".sgm":
+        yield from enumerate(read_lines(path), start=1)
         return
-    text = b"\n".join(read_lines(path)).decode("utf-8", errors="replace")
-    for segment in re.findall(r"<seg\b[^>]*>(.*?)</seg>", text, flags=re.DOTALL | re.IGNORECASE):
-        yield " ".join(unescape(segment).split()).encode()
+    content = b"\n".join(read_lines(path))
+    line, counted = 1, 0
+    for segment in re.finditer(rb"<seg\b[^>]*>(.*?)</seg>", content, flags=re.DOTALL | re.IGNORECASE):
+        line, counted = line + content.count(b"\n", counted, segment.start()), segment.start()
+        text = decode(segment[1])
+        # What is not UTF-8 goes on as it is, to be rejected like any other line.
+        yield line, segment[1] if text is None else " ".join(unescape(text).split()).encode()
+
+
+def _format(path: Path) -> str:
+    """What the name says about the content: the ending before ``.gz``."""
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
 
 def _read_tsv(path: Path, config: ParallelTextConfig) -> Iterator[Row]:
@@ -187,11 +225,16 @@ def _read_tsv(path: Path, config: ParallelTextConfig) -> Iterator[Row]:
         if len(fields) != num_columns:
             yield Rejection(str(path), number, f"{len(fields)} columns instead of {num_columns}")
         else:
-            yield _from_bytes(str(path), number, fields[source_column], fields[target_column])
+            place = (str(path), number)
+            yield _from_bytes(place, place, fields[source_column], fields[target_column])
 
 
 def _read_json(path: Path, config: ParallelTextConfig) -> Iterator[Row]:
-    source_key, target_key = config.source_column or "source", config.target_column or "target"
+    source_key, target_key = config.source_column, config.target_column
+    source_key = "source" if source_key is None else source_key
+    target_key = "target" if target_key is None else target_key
+    if isinstance(source_key, int) or isinstance(target_key, int):
+        raise DataError(f"{path}: the columns of JSON lines are keys, not numbers")
     for number, line in enumerate(read_lines(path), start=1):
         text = decode(line)
         if text is None:
@@ -202,21 +245,30 @@ def _read_json(path: Path, config: ParallelTextConfig) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             yield Rejection(str(path), number, f"not JSON: {error.msg}")
             continue
+        except (ValueError, RecursionError):  # a number of thousands of digits, brackets in thousands of brackets
+            yield Rejection(str(path), number, "not JSON that can be read: too large a number or too deep")
+            continue
         source, target = (record.get(key) if isinstance(record, dict) else None for key in (source_key, target_key))
         if isinstance(source, str) and isinstance(target, str):
-            yield _checked(str(path), number, source, target)
+            place = (str(path), number)
+            # JSON can spell half a character (an escaped lone surrogate), which no UTF-8 text can hold.
+            is_text = SURROGATE.search(source + target) is None
+            yield _checked(place, place, source, target) if is_text else Rejection(*place, "not UTF-8")
         else:
             yield Rejection(str(path), number, f"no text under the keys {source_key} and {target_key}")
 
 
-def _from_bytes(file: str, line: int, source: bytes, target: bytes) -> Row:
+def _from_bytes(source_place: Place, target_place: Place, source: bytes, target: bytes) -> Row:
     left, right = decode(source), decode(target)
     if left is None or right is None:
-        return Rejection(file, line, "not UTF-8")
-    return _checked(file, line, left, right)
+        return Rejection(*(source_place if left is None else target_place), "not UTF-8")
+    return _checked(source_place, target_place, left, right)
 
 
-def _checked(file: str, line: int, source: str, target: str) -> Row:
-    if not source.strip() or not target.strip():
-        return Rejection(file, line, "empty source" if not source.strip() else "empty target")
-    return Pair(file, line, source.strip(), target.strip())
+def _checked(source_place: Place, target_place: Place, source: str, target: str) -> Row:
+    source, target = source.strip(), target.strip()
+    if not source:
+        return Rejection(*source_place, "empty source")
+    if not target:
+        return Rejection(*target_place, "empty target")
+    return Pair(*source_place, source, target)

@@ -18,9 +18,10 @@ from transformer_architectures.datasets.parallel_text import Pair, ParallelTextC
 from transformer_architectures.datasets.token_store import TokenStoreWriter
 from transformer_architectures.errors import DataError
 from transformer_architectures.tokenization.parallel import TextPair, TokenPair, tokenize_pairs
+from transformer_architectures.tokenization.protocol import Tokenizer
 from transformer_architectures.tokenization.subword import SubwordTokenizer
 
-FORMAT = 1  # raise it when what is written below changes
+FORMAT = 2  # raise it when what is written below changes
 TOKENIZER_PAIRS = 2_000_000  # more text does not change the merges much, and the counts are kept in memory
 REJECTED = "rejected.jsonl"
 
@@ -39,7 +40,7 @@ class CorpusRecipe:
     num_samples: int | None
     validation_fraction: float
     max_rejected_fraction: float
-    tokenizer: SubwordTokenizer | None = None  # a given one; otherwise it is trained
+    tokenizer: Tokenizer | None = None  # a given one; otherwise it is trained
 
     def digest(self) -> str:
         """SHA-256 over the settings and over the content of every file that is read."""
@@ -72,7 +73,7 @@ class CorpusRecipe:
             "format": FORMAT,
             **{name: getattr(self, name) for name in (*plain, "max_rejected_fraction")},
             **{part: None if config is None else config.model_dump(mode="json") for part, config in parts.items()},
-            "tokenizer": None if self.tokenizer is None else self.tokenizer.to_json(),
+            "tokenizer": None if self.tokenizer is None else self.tokenizer.digest(),
         }
 
     def files(self) -> list[Path]:
@@ -98,6 +99,8 @@ def prepare_corpus(recipe: CorpusRecipe, cache_dir: Path, rejected_path: Path | 
     cache_dir.mkdir(parents=True, exist_ok=True)
     with _only_one(cache_dir / f"{folder.name}.lock"):
         if not folder.is_dir():
+            for left_over in cache_dir.glob(f"{folder.name}.part.*"):  # of a process that was killed
+                shutil.rmtree(left_over, ignore_errors=True)
             work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part.", dir=cache_dir))
             try:
                 _Maker(recipe, work, num_processes).make()
@@ -136,7 +139,7 @@ class _Maker:
                 for tokens in tokenize_pairs(texts, tokenizer, self.num_processes):
                     writer.append(tokens)
 
-    def _write_train(self, tokenizer: SubwordTokenizer, log: TextIO) -> None:
+    def _write_train(self, tokenizer: Tokenizer, log: TextIO) -> None:
         limit = self.recipe.max_length
         waiting: deque[Pair] = deque()  # pairs on their way through the tokenizer, to be named if they are too long
 
@@ -156,7 +159,10 @@ class _Maker:
 
     def _train_tokenizer(self) -> SubwordTokenizer:
         num_bytes = sum(path.stat().st_size * (3 if path.suffix == ".gz" else 1) for path in self.recipe.files())
-        every = max(1, num_bytes // 200 // TOKENIZER_PAIRS)  # 200 bytes are a short pair: rather too many than too few
+        num_pairs = num_bytes // 200  # 200 bytes are a short pair: rather too many than too few
+        if self.recipe.num_samples is not None:
+            num_pairs = min(num_pairs, self.recipe.num_samples)
+        every = max(1, num_pairs // TOKENIZER_PAIRS)
         pairs = (pair for number, pair in enumerate(self._train_pairs()) if number % every == 0)
         return SubwordTokenizer.train(
             (text for pair in pairs for text in (pair.source, pair.target)), self.recipe.vocab_size
@@ -186,7 +192,7 @@ class _Maker:
         return pairs
 
     def _split_rows(self) -> Iterator[tuple[Part, Row]]:
-        """Rows of the training text, up to `num_samples` usable ones, each with the part that it belongs to."""
+        """Rows of the training text, up to `num_samples` that can be read, each with the part that it belongs to."""
         num_train = 0
         for row in self.recipe.rows("train"):
             if isinstance(row, Pair) and self.recipe.splits_train() and self._is_set_apart(row.source):

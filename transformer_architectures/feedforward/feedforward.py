@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transformer_architectures.dropout import Dropout
 from transformer_architectures.sublayer import Residual, ResidualConfig
 
 # The two forms of GELU differ by up to 4.7e-4: which one it is belongs to the weights.
@@ -39,7 +40,7 @@ class FeedForwardSubLayer(nn.Module):
         self.expand = nn.Linear(embed_dim, config.ff_dim, bias=config.bias)
         self.output = nn.Linear(config.ff_dim, embed_dim, bias=config.bias)
         self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[config.activation]
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self, hidden_states: Float[Tensor, "batch length embed_dim"]

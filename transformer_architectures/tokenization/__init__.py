@@ -1,5 +1,8 @@
-"""Subword tokenization."""
+"""Subword tokenization. No module here imports torch: the processes that tokenise start fast."""
 
+from transformer_architectures.tokenization.loading import load_tokenizer
+from transformer_architectures.tokenization.marian import MarianTokenizer
+from transformer_architectures.tokenization.protocol import Tokenizer
 from transformer_architectures.tokenization.subword import SubwordTokenizer
 
-__all__ = ["SubwordTokenizer"]
+__all__ = ["MarianTokenizer", "SubwordTokenizer", "Tokenizer", "load_tokenizer"]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from transformer_architectures.tokenization.subword import SubwordTokenizer
+from transformer_architectures.tokenization.protocol import Tokenizer
 
 PAIRS_PER_CHUNK = 10_000
 
@@ -30,7 +30,7 @@ class TokenPair(NamedTuple):
     target: Int[np.ndarray, "_"]
 
 
-def tokenize_pairs(pairs: Iterable[TextPair], tokenizer: SubwordTokenizer, num_processes: int) -> Iterator[TokenPair]:
+def tokenize_pairs(pairs: Iterable[TextPair], tokenizer: Tokenizer, num_processes: int) -> Iterator[TokenPair]:
     """Token ids of all pairs, in order. A stream of one chunk or less is tokenised here, without other processes."""
     stream = iter(pairs)
     first = list(islice(stream, PAIRS_PER_CHUNK))
@@ -41,7 +41,7 @@ def tokenize_pairs(pairs: Iterable[TextPair], tokenizer: SubwordTokenizer, num_p
         return
     # Started fresh, not forked: the parent may run threads of torch and of the tokenizer.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, context, _start_worker, (tokenizer.to_json(),)) as pool:
+    with ProcessPoolExecutor(num_processes, context, _start_worker, (tokenizer,)) as pool:
         pending: deque[Future[list[TokenPair]]] = deque([pool.submit(_tokenize_chunk, first)])
         while pending:
             while len(pending) < 2 * num_processes and (chunk := list(islice(stream, PAIRS_PER_CHUNK))):
@@ -49,13 +49,13 @@ def tokenize_pairs(pairs: Iterable[TextPair], tokenizer: SubwordTokenizer, num_p
             yield from pending.popleft().result()
 
 
-_worker_tokenizer: SubwordTokenizer | None = None
+_worker_tokenizer: Tokenizer | None = None
 
 
-def _start_worker(tokenizer_json: str) -> None:
+def _start_worker(tokenizer: Tokenizer) -> None:
     global _worker_tokenizer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process per core is enough
-    _worker_tokenizer = SubwordTokenizer.from_json(tokenizer_json)
+    _worker_tokenizer = tokenizer
 
 
 def _tokenize_chunk(chunk: list[TextPair]) -> list[TokenPair]:
@@ -63,8 +63,11 @@ def _tokenize_chunk(chunk: list[TextPair]) -> list[TokenPair]:
     return _tokenize(chunk, _worker_tokenizer)
 
 
-def _tokenize(chunk: list[TextPair], tokenizer: SubwordTokenizer) -> list[TokenPair]:
-    sides = (tokenizer.encode_batch([pair[side] for pair in chunk]) for side in (0, 1))
+def _tokenize(chunk: list[TextPair], tokenizer: Tokenizer) -> list[TokenPair]:
+    sides = (
+        tokenizer.encode_batch([pair.source for pair in chunk]),
+        tokenizer.encode_targets([pair.target for pair in chunk]),
+    )
     arrays = ([np.array(ids, dtype=np.int32) for ids in side] for side in sides)
     return [TokenPair(source, target) for source, target in zip(*arrays, strict=True)]
 

@@ -1,8 +1,10 @@
 """Subword tokens: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) by the `tokenizers` library."""
 
+import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -23,6 +25,7 @@ class SubwordTokenizer:
     Text that looks like a special token is text.
     """
 
+    file_names: ClassVar[tuple[str, ...]] = (FILE_NAME,)
     pad_id, bos_id, eos_id = range(3)
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -62,6 +65,10 @@ class SubwordTokenizer:
         prepared = [_prepare(text) for text in texts]
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(prepared, add_special_tokens=False)]
 
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same: both sides share the merges."""
+        return self.encode_batch(texts)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; special tokens are left out, bytes that are no UTF-8 become U+FFFD."""
         return self.decode_batch([ids])[0]
@@ -96,6 +103,14 @@ class SubwordTokenizer:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exception
             raise ModelFolderError(f"{path}: cannot be read as a tokenizer ({error})") from None
+
+    def digest(self) -> str:
+        """A hash of the whole tokenizer."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def __reduce__(self) -> tuple[Callable[[str], "SubwordTokenizer"], tuple[str]]:
+        # Not by the library's own pickling: it forgets the switch that `_literal` sets.
+        return SubwordTokenizer.from_json, (self.to_json(),)
 
 
 def _prepare(text: str) -> str:

@@ -7,10 +7,11 @@ a zip brings along cover neither its headers nor its padding, and torch does not
 import hashlib
 import io
 import os
-import pickle
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any, cast
 
 import numpy as np
@@ -22,6 +23,16 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformer_architectures.errors import CheckpointError, TrackingError
 
 FORMAT = 1
+# What every checkpoint holds.
+CONTENT: dict[str, tuple[type, ...]] = {
+    "epoch": (int,),
+    "global_step": (int,),
+    "run_id": (str,),
+    "model": (dict,),
+    "optimizer": (dict, NoneType),
+    "scheduler": (dict, NoneType),
+    "extra": (dict,),
+}
 
 
 def save_checkpoint(
@@ -67,35 +78,38 @@ def save_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
         write_checked(path, content)
     except (OSError, RuntimeError) as error:  # torch turns what a file refuses into a RuntimeError
-        raise CheckpointError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
+        raise CheckpointError(f"{path}: cannot be written ({_in_short(error)})") from error
     return path
 
 
 def write_checked(path: Path, content: Mapping[str, Any]) -> None:
-    """Puts a file and its digest in place, each at once.
+    """Puts a file and its digest in place; whatever interrupts it, an older file of that name stays intact until then.
 
-    The digest comes first: a kill between the two leaves, at worst, a digest whose file is missing or does not fit, and such
-    a file is passed over.
+    Two files cannot be renamed at once: in between, the digest file names the older content as well as the newer one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    digest_file = digest_path(path)
-    temporary_digest = digest_file.with_name(f".{digest_file.name}.{os.getpid()}.tmp")
+    temporary, digest_file = _temporary(path), digest_path(path)
     try:
         with temporary.open("wb") as file:
             writer = _HashingWriter(file)
-            torch.save(dict(content), cast(IO[bytes], writer))
+            try:
+                torch.save(dict(content), cast(IO[bytes], writer))
+            except RuntimeError:
+                if writer.failure is not None:  # torch's own message does not tell why
+                    raise writer.failure from None
+                raise
             file.flush()
             os.fsync(file.fileno())
-        with temporary_digest.open("w") as file_of_digest:
-            file_of_digest.write(f"{writer.digest.hexdigest()}  {path.name}\n")
-            file_of_digest.flush()
-            os.fsync(file_of_digest.fileno())
-        temporary_digest.replace(digest_file)
+        digest = f"{writer.digest.hexdigest()}  {path.name}\n"
+        older = digest_file.read_bytes() if path.exists() and digest_file.exists() else b""
+        _write_digest(digest_file, digest.encode() + older)
         temporary.replace(path)
         _flush_folder(path.parent)
+        if older:
+            with suppress(OSError):  # both are in place: a line too many does no harm
+                _write_digest(digest_file, digest.encode())
     finally:
         temporary.unlink(missing_ok=True)
-        temporary_digest.unlink(missing_ok=True)
+        _temporary(digest_file).unlink(missing_ok=True)
 
 
 def read_checkpoint(checkpoint_path: str | Path) -> dict[str, Any]:
@@ -111,15 +125,18 @@ def read_checkpoint(checkpoint_path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     # The digest is taken of the very bytes that are parsed.
-    if not expected or hashlib.sha256(content).hexdigest() != expected[0]:
+    if hashlib.sha256(content).hexdigest() not in expected:
         raise CheckpointError(f"{path}: damaged, its SHA-256 is not the one in {digest_path(path).name}")
     try:
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from None
-    if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
+    except Exception as error:  # the unpickler lets out whatever it trips over
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({_in_short(error)})") from None
+    is_ours = (
+        isinstance(checkpoint, dict) and checkpoint.get("format") == FORMAT and CONTENT.keys() <= checkpoint.keys()
+    )
+    if not is_ours or not all(isinstance(checkpoint[name], types) for name, types in CONTENT.items()):
         raise CheckpointError(f"{path}: no checkpoint of this library, or of another version of it")
-    return checkpoint
+    return cast(dict[str, Any], checkpoint)
 
 
 def load_checkpoint(
@@ -154,8 +171,8 @@ def restore(
             raise CheckpointError(f"{origin}: holds no {name}, so no training can go on from it")
         try:
             part.load_state_dict(checkpoint[name])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{origin}: its {name} does not fit ({' '.join(str(error).split())})") from None
+        except Exception as error:  # torch looks at shapes and names, and lets out what anything else leads to
+            raise CheckpointError(f"{origin}: its {name} does not fit ({_in_short(error)})") from None
 
 
 def resume_mlflow_run(run_id: str, epoch: int, global_step: int) -> Any:
@@ -200,13 +217,38 @@ class _HashingWriter(io.RawIOBase):
     def __init__(self, file: io.BufferedWriter) -> None:
         self.file = file
         self.digest = hashlib.sha256()
+        self.failure: OSError | None = None
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+def _temporary(path: Path) -> Path:
+    """The name under which this process writes a file; `RunFolder.lock` removes what a killed one left."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _write_digest(path: Path, content: bytes) -> None:
+    """Replaces a digest file at once."""
+    temporary = _temporary(path)
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _in_short(error: Exception) -> str:
+    """An error of somebody else's code in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _flush_folder(folder: Path) -> None:

@@ -74,7 +74,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits = chunk @ matrix.t()
                 if bias is not None:
                     logits += bias.to(matmul_dtype)
-                log_probs = torch.log_softmax(logits, dim=-1, dtype=loss_dtype)
+                # Cast first: log_softmax with a dtype of its own is three times slower on a CPU.
+                log_probs = torch.log_softmax(logits.to(loss_dtype), dim=-1)
                 target_log_probs = log_probs.gather(1, targets)
                 loss -= (1 - smoothing) * target_log_probs.sum()
                 if smoothing:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from transformer_architectures.errors import CheckpointError
 from transformer_architectures.training.checkpointing import (
     random_state,
     restore,
@@ -217,6 +218,10 @@ class Fit:
         extra = checkpoint["extra"]
         self.state = RunState(**extra["state"])
         if self.ema is not None:
+            if extra["ema"] is None:
+                raise CheckpointError(
+                    f"{origin}: holds no moving average of the weights, but Training.ema_decay is given"
+                )
             self.ema.load_state_dict(extra["ema"])
         random_states = extra["random_states"]
         if len(random_states) == self.ranks.world_size:  # with another number of ranks there is no exact way to go on

@@ -14,6 +14,7 @@ from transformer_architectures.config import fingerprint
 from transformer_architectures.errors import CheckpointError
 from transformer_architectures.training.checkpointing import read_checkpoint
 from transformer_architectures.training.spool import write_json
+from transformer_architectures.training.state import RunState
 
 CONFIG, LOCK, MODEL = "config.json", "lock", "model"
 
@@ -31,15 +32,21 @@ class RunFolder:
         return {"path": self.path, "held": None}  # other ranks learn where the folder is; they do not hold it
 
     def lock(self) -> bool:
-        """Takes the folder for this process; False while another living process holds it. A dead one holds nothing."""
+        """Takes the folder for this process; False while another living process holds it. A dead one holds nothing.
+
+        What a dead one left half written is removed.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         file = (self.path / LOCK).open("w")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not `flock`: forked processes would hold that too, and the workers of a killed run outlive it for seconds.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.close()
             return False
         self.held = file
+        for unfinished in self.path.glob("*.tmp"):
+            unfinished.unlink(missing_ok=True)
         return True
 
     def release(self) -> None:
@@ -83,10 +90,24 @@ class RunFolder:
         """The newest checkpoint that passes its check, with its content; those that do not are named in a warning."""
         for path in self.checkpoints():
             try:
-                return path, read_checkpoint(path)
+                return path, read_position(path)
             except CheckpointError as error:
                 logger.warning("%s; an older checkpoint is tried", error)
         return None
+
+
+def read_position(path: Path) -> dict[str, Any]:
+    """A checkpoint of the training loop.
+
+    Raises:
+        CheckpointError: it is none, or not intact.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        RunState(**checkpoint["extra"]["state"])
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{path}: does not say where its run stands, so no training can go on from it") from None
+    return checkpoint
 
 
 def modified_at(path: Path) -> int:
@@ -124,9 +145,13 @@ def find_start(resume: str | None, root: Path, model_name: str, wanted_fingerpri
         raise CheckpointError(f"--resume {resume}: there is no checkpoint in this folder")
     if not folder.lock():
         raise CheckpointError(f"--resume {resume}: another process is training in this folder")
-    found = (path, read_checkpoint(path)) if path.is_file() else folder.newest_intact()
-    if found is None:
-        raise CheckpointError(f"--resume {resume}: no checkpoint in this folder is intact")
+    try:
+        found = (path, read_position(path)) if path.is_file() else folder.newest_intact()
+        if found is None:
+            raise CheckpointError(f"--resume {resume}: no checkpoint in this folder is intact")
+    except CheckpointError:
+        folder.release()
+        raise
     return Start(folder, *found)
 
 

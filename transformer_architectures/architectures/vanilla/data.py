@@ -22,7 +22,7 @@ from transformer_architectures.datasets.token_store import TokenStore
 from transformer_architectures.datasets.translation_corpus import CorpusRecipe, prepare_corpus
 from transformer_architectures.errors import DataError
 from transformer_architectures.samplers import TokenBudgetBatchSampler
-from transformer_architectures.tokenization import SubwordTokenizer
+from transformer_architectures.tokenization import Tokenizer, load_tokenizer
 
 IGNORED_LABEL = -100  # torch's own convention
 
@@ -37,7 +37,7 @@ class VanillaDataConfig(StrictModel):
     test: ParallelTextConfig | None = None
     source_language: str = "en"
     target_language: str = "fr"
-    num_samples: int | None = Field(None, ge=1, description="use the first n usable training pairs")
+    num_samples: int | None = Field(None, ge=1, description="use the first n training pairs; too long ones count")
     num_workers: int = Field(0, ge=0, description="processes that collate; tokens are mapped files, so 0 is fast")
     validation_fraction: float = Field(0.02, gt=0, lt=1, description="of the distinct sources, if no file is given")
     max_rejected_fraction: float = Field(0.02, ge=0, le=1)
@@ -178,7 +178,7 @@ class TransformerDataModule:
         *,
         seed: int,
         batch_tokens: int,
-        tokenizer: SubwordTokenizer | None = None,
+        tokenizer: Tokenizer | None = None,
         start_id: int | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -210,7 +210,7 @@ class TransformerDataModule:
         )
         cache_dir = Path(self.config.cache_dir).expanduser()
         self.folder = prepare_corpus(recipe, cache_dir, self.rejected_path, num_processes=os.cpu_count() or 1)
-        self.tokenizer = SubwordTokenizer.load(self.folder)
+        self.tokenizer = load_tokenizer(self.folder)
         parts: tuple[Part, ...] = ("train", "validation", "test")
         self._datasets = {part: TransformerDataset(self.folder, part, self.tokenizer.vocab_size) for part in parts}
         if not len(self._datasets["validation"]):

@@ -1,14 +1,18 @@
 """Fine-tuning: what a training starts from when `Model.pretrained` names a folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
 from transformer_architectures.architectures.vanilla.transformer import Transformer
-from transformer_architectures.architectures.vanilla.translator import Tokenizer, Translator
-from transformer_architectures.errors import ConfigError
+from transformer_architectures.architectures.vanilla.translator import Translator
+from transformer_architectures.errors import ConfigError, ModelFolderError
 from transformer_architectures.model_folder import MANIFEST, open_model_folder
+from transformer_architectures.pretrained.marian import is_marian_folder, read_marian_folder
+from transformer_architectures.tokenization import Tokenizer
 
 # What fine-tuning may choose anew; all else belongs to the weights.
 FREE = {"dropout", "attention_dropout", "activation_dropout", "attention_backend", "pretrained"}
@@ -28,26 +32,50 @@ class PretrainedStart:
 
 
 def read_pretrained(config: VanillaModelConfig) -> PretrainedStart:
-    """Reads the folder that `Model.pretrained` names: one of this library's.
+    """Reads the folder that `Model.pretrained` names: one of this library's, or a published Marian model.
 
     Raises:
-        ConfigError: a key of the `Model:` section contradicts the folder.
-        ModelFolderError: the folder is no model folder, or damaged.
+        ConfigError: the folder is of neither kind, or a key of the `Model:` section contradicts it.
+        ModelFolderError: the folder is damaged, or incomplete, or cannot be a vanilla Transformer.
+        UsageError: a Marian model is to be read without the package `sentencepiece`.
     """
     path = Path(config.pretrained)
-    if not (path / MANIFEST).is_file():
-        raise ConfigError(f"Model: pretrained: {path} is no model folder")
+    if (path / MANIFEST).is_file():
+        return _from_our_folder(config, path)
+    if is_marian_folder(path):
+        return _from_marian(config, path)
+    raise ConfigError(f"Model: pretrained: {path} is neither a model folder nor a published Marian model")
+
+
+def _from_our_folder(config: VanillaModelConfig, path: Path) -> PretrainedStart:
     folder = open_model_folder(path)
     loaded = folder.loader.from_folder(folder, "cpu")
     if not isinstance(loaded, Translator):
         raise ConfigError(f"Model: pretrained: {path} is a model for {folder.config['task']}, not for translation")
 
     def read_model(config: VanillaModelConfig) -> Transformer:
-        model = Transformer(config)
-        model.load_state_dict(folder.weights())
-        return model
+        return _model(config, folder.weights(), path)
 
     return PretrainedStart(merged(config, loaded.model.config), loaded.tokenizer, read_model)
+
+
+def _from_marian(config: VanillaModelConfig, path: Path) -> PretrainedStart:
+    found, _, tokenizer = read_marian_folder(path)
+
+    def read_model(config: VanillaModelConfig) -> Transformer:
+        _, weights, _ = read_marian_folder(path)  # again, instead of keeping them through the whole training
+        return _model(config, weights, path)
+
+    return PretrainedStart(merged(config, found), tokenizer, read_model)
+
+
+def _model(config: VanillaModelConfig, weights: Mapping[str, Tensor], path: Path) -> Transformer:
+    model = Transformer(config)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:  # of another shape than config.json says
+        raise ModelFolderError(f"{path}: {' '.join(str(error).split())}") from None
+    return model
 
 
 def merged(asked: VanillaModelConfig, found: VanillaModelConfig) -> VanillaModelConfig:

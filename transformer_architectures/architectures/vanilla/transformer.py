@@ -15,6 +15,7 @@ from transformer_architectures.architectures.vanilla.config import VanillaModelC
 from transformer_architectures.attention import AdditiveAttention, FusedLinear
 from transformer_architectures.decoder import Decoder
 from transformer_architectures.decoding_state import DecodingState
+from transformer_architectures.dropout import Dropout
 from transformer_architectures.embedding import TokenEmbedding
 from transformer_architectures.encoder import Encoder
 from transformer_architectures.masking import AttentionMask
@@ -33,7 +34,7 @@ class Transformer(nn.Module):
         self.target_embedding = TokenEmbedding(config.vocab_size, config.embed_dim, scaled=config.scale_embedding)
         self.source_positions = build_positions(config)
         self.target_positions = build_positions(config)
-        self.embedding_dropout = nn.Dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout)
         self.encoder = Encoder(config.block(is_decoder=False), config.encoder_layers)
         self.decoder = Decoder(config.block(is_decoder=True), config.decoder_layers)
         self.output_projection = nn.Linear(config.embed_dim, config.vocab_size, bias=config.output_bias)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, overload, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -16,27 +16,14 @@ from transformer_architectures.architectures.vanilla.transformer import Transfor
 from transformer_architectures.errors import DataError, ModelFolderError, UsageError
 from transformer_architectures.generation import GenerationConfig, Hypotheses, beam_search
 from transformer_architectures.metrics import translation_scores, translation_signatures
-from transformer_architectures.model_folder import LoadedModel, ModelFolder, Saveable, write_model_folder
+from transformer_architectures.model_folder import LoadedModel, ModelFolder, write_model_folder
 from transformer_architectures.samplers import TokenBudgetBatchSampler
 from transformer_architectures.text_lines import as_one_line, read_text_lines
-from transformer_architectures.tokenization import SubwordTokenizer
+from transformer_architectures.tokenization import Tokenizer, load_tokenizer
 from transformer_architectures.training.precision import resolve_device
 
 DEFAULT_BATCH_TOKENS = 8192
 LINES_AT_ONCE = 10_000  # of a file: enough to find lines of equal length, few enough to keep in memory
-
-
-@runtime_checkable
-class Tokenizer(Saveable, Protocol):
-    """What translation needs of a tokenizer; `SubwordTokenizer` has it."""
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids without special tokens."""
-        ...
-
-    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
-        """Texts, special tokens left out."""
-        ...
 
 
 class Translation(NamedTuple):
@@ -69,7 +56,7 @@ class Translator(LoadedModel):
     @classmethod
     def from_folder(cls, folder: ModelFolder, device: str) -> "Translator":
         """Reads a model folder whose files have been checked."""
-        tokenizer = SubwordTokenizer.load(folder.file("tokenizer.json").parent)
+        tokenizer = load_tokenizer(folder.path, folder.manifest.files)
         try:
             config = VanillaModelConfig.model_validate(folder.config["model"])
             generation = GenerationConfig.model_validate(folder.config["generation"])
@@ -285,4 +272,4 @@ def _joined(ranked_pieces: list[list[Translation]], n_best: int) -> list[Transla
     ]
 
 
-__all__ = ["Tokenizer", "Translation", "Translator"]
+__all__ = ["Translation", "Translator"]
