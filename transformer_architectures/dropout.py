@@ -43,7 +43,8 @@ def draw_mask(like: Float[Tensor, "*shape"], threshold: int) -> Bool[Tensor, "*s
     """True with probability ``threshold / 2^BITS`` for each element, from torch's global generator."""
     words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     drawn = words.view(torch.int16)[: like.numel()]  # uniform over -2^15 ... 2^15 - 1
-    return (drawn < threshold - 2 ** (BITS - 1)).view(like.shape)
+    mask: Tensor = (drawn < threshold - 2 ** (BITS - 1)).view(like.shape)
+    return mask
 
 
 class _DropoutOnCPU(torch.autograd.Function):

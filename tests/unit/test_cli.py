@@ -153,7 +153,7 @@ def test_seal_makes_an_edited_folder_valid_again(tarch: Tarch, seed: int, tmp_pa
     assert tarch("predict", str(folder)).code == 1
     outcome = tarch("seal", str(folder))
     assert (outcome.code, outcome.out) == (0, "") and "results.json" in outcome.err
-    assert "tokenizer.json is missing" in tarch("predict", str(folder)).err
+    assert "there is no tokenizer" in tarch("predict", str(folder)).err
 
 
 def test_train_calls_the_training_of_the_architecture(

@@ -59,7 +59,7 @@ def read_sections(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     for name, section in document.items():
         if section is not None and not isinstance(section, dict):
             raise ConfigError(f"{path}: section {name}: expected keys and values, found {type(section).__name__}")
-    sections: dict[str, Any] = {name: section or {} for name, section in document.items()}
+    sections: dict[str, Any] = {str(name): section or {} for name, section in document.items()}
     for override in overrides:
         apply_override(sections, override)
     return {name: interpolate(section, f"{path}: {name}") for name, section in sections.items()}

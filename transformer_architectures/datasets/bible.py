@@ -8,6 +8,7 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -86,10 +87,8 @@ def part_of_chapter(book: int, chapter: int) -> Part:
 
 def verse_pairs(source: BibleVersion, target: BibleVersion, part: Part) -> Iterator[tuple[Verse, Verse]]:
     """The verses of one part in two versions; both count verses alike."""
-    for left, right in zip(verses(source), verses(target), strict=True):
-        if left[:3] != right[:3]:
-            raise DataError(
-                f"verse {left[:3]} of {source} stands beside {right[:3]} of {target}: the data file is damaged"
-            )
+    for left, right in zip_longest(verses(source), verses(target)):
+        if left is None or right is None or left[:3] != right[:3]:
+            raise DataError(f"{source} and {target} do not have the same verses: the Bible's data file is damaged")
         if part_of_chapter(left.book, left.chapter) == part:
             yield left, right

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 
 class TokenStoreWriter:
@@ -55,7 +55,7 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, index: int) -> Int[np.ndarray, "length"]:
+    def __getitem__(self, index: int) -> Integer[np.ndarray, "length"]:
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
 

@@ -41,6 +41,8 @@ class SinusoidalPositions(nn.Module):
         """Rows ``first_position`` to ``first_position + length`` of the table."""
         end = first_position + length
         if end > len(self.table):
-            longer = sinusoids(max(end, 2 * len(self.table)), self.table.shape[1], self.layout)
-            self.table = longer.to(self.table)
+            # The table outlives the decoding that it grew in: training may use it too.
+            with torch.inference_mode(False):
+                longer = sinusoids(max(end, 2 * len(self.table)), self.table.shape[1], self.layout)
+                self.table = longer.to(self.table.device, self.table.dtype)
         return self.table[first_position:end]

@@ -1,4 +1,4 @@
-"""Published Marian models (Junczys-Dowmunt et al. 2018; OPUS-MT, Tiedemann & Thottingal 2020), in the form that `transformers` gives them.
+"""Published Marian models (Junczys-Dowmunt et al. 2018; OPUS-MT, Tiedemann & Thottingal 2020), as `transformers` saves them.
 
 They are vanilla Transformers:
 
@@ -6,8 +6,8 @@ They are vanilla Transformers:
 * Sinusoidal positions, all sines before all cosines, added to embeddings scaled by √embed_dim.
 * One matrix for both embeddings and the output projection, which has a bias (`final_logits_bias`). `transformers` never
   trains that bias; here it is a parameter like any other.
-* No start token: the decoder begins with padding, which is never generated. `transformers` keeps what is looked up there as it
-  is (in published models: zeros); here training moves it, like any other start token's.
+* No start token: the decoder begins with padding, which is never generated. `transformers` keeps what is
+  looked up there as it is (in published models: zeros); here training moves it, like any other start token's.
 """
 
 import json
@@ -45,7 +45,7 @@ ACTIVATIONS: dict[str, ActivationName] = {
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 
-# What decides how a Marian model computes, as a declaration of ours; what is left out follows from `config.json` or decides nothing.
+# What all Marian models have in common, as a declaration of ours; the rest follows from `config.json`.
 MARIAN_CHOICES: dict[str, Any] = {
     "attention": "dot_product",
     "pre_layernorm": False,
@@ -58,7 +58,7 @@ MARIAN_CHOICES: dict[str, Any] = {
 
 
 class MarianConfig(BaseModel):
-    """The keys of ``config.json`` that decide what a model computes. Where one is absent, `transformers` takes these defaults.
+    """The keys of ``config.json`` that decide what a model computes, with the defaults of `transformers`.
 
     Layer drop is not among them: like every way to train, it is chosen anew.
     """
@@ -155,7 +155,7 @@ def config_from_marian(config: Mapping[str, Any]) -> VanillaModelConfig:
 
 
 def config_to_marian(config: VanillaModelConfig) -> dict[str, Any]:
-    """The content of ``config.json`` for a vanilla Transformer that is a Marian model: the inverse of `config_from_marian`.
+    """The content of ``config.json`` for a model of ours that is a Marian model: the inverse of `config_from_marian`.
 
     Raises:
         ModelFolderError: the model computes something that Marian does not.
@@ -303,7 +303,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if (path / PICKLED_WEIGHTS).is_file():
             convert = f"MarianMTModel.from_pretrained({str(path)!r}).save_pretrained({str(path)!r})"
             raise ModelFolderError(
-                f"{PICKLED_WEIGHTS} is a pickle, which may run any code when it is read; if you trust it, write {WEIGHTS}: "
+                f"{PICKLED_WEIGHTS} is a pickle, which may run any code when it is read; if you trust it, convert it: "
                 f'python -c "from transformers import MarianMTModel; {convert}"'
             )
         raise ModelFolderError(f"{WEIGHTS} is missing")

@@ -1,8 +1,8 @@
 """A declared, two-way map between our state dict and the weights of a published checkpoint.
 
-A map is a list of entries, each of which knows both directions: nothing is converted that cannot be converted back. Names
-are written once for all layers, as in ``Rename("encoder.blocks.{i}.{kind}", ...)``, and filled in by `for_each`. A weight that is
-missing, or that no entry names, is an error. Entries only move numbers about, so a map converts gradients too.
+A map is a list of entries, each of which knows both directions: nothing is converted that cannot be converted back.
+Names are written once for all layers, as in ``Rename("encoder.blocks.{i}.{kind}", ...)``, and filled in by `for_each`. A
+weight that is missing, or that no entry names, is an error. Entries only move numbers about: a map converts gradients too.
 """
 
 from abc import ABC, abstractmethod
@@ -82,7 +82,7 @@ class OnlyRow(Entry):
 
 @dataclass(frozen=True)
 class Stacked(Entry):
-    """Several tensors of ours with equal shapes, which the checkpoint keeps as one: the first above the second, and so on."""
+    """Several tensors of ours with equal shapes, which the checkpoint keeps as one, the first above the second."""
 
     ours: tuple[str, ...]
     theirs: str
@@ -115,7 +115,7 @@ class Tied(Entry):
 
 @dataclass(frozen=True, eq=False)
 class Computed(Entry):
-    """Tables that we compute and that a checkpoint may hold: they must be equal up to rounding. We have no weight for them."""
+    """Tables that we compute, without a weight, and that a checkpoint may hold: equal up to rounding."""
 
     ours: tuple[str, ...]  # none
     theirs: tuple[str, ...]

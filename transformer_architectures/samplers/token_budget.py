@@ -67,7 +67,7 @@ class TokenBudgetBatchSampler:
             lengths = self.lengths[batch].astype(np.int64)
             real += int(lengths.sum())
             positions += len(batch) * int(lengths.max(axis=0).sum())
-        return 1 - real / max(1, positions)
+        return 1 - real / positions if positions else 0.0
 
     def _similar_lengths_together(self, generator: np.random.Generator | None) -> Int[np.ndarray, "rows"]:
         """Sorted by the first side's length; among equals by the others', up and down in turn, so that neighbours are alike."""

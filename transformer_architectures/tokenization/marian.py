@@ -1,4 +1,4 @@
-"""The tokenizer of published Marian models: a SentencePiece model (Kudo & Richardson 2018) for each side, one vocabulary."""
+"""The tokenizer of published Marian models: SentencePiece (Kudo & Richardson 2018) for each side, one vocabulary."""
 
 import hashlib
 import json

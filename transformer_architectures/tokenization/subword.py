@@ -33,7 +33,10 @@ class SubwordTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "SubwordTokenizer":
-        """Learns merges from ``texts``; equal texts give an equal tokenizer. The vocabulary has at most ``vocab_size`` tokens."""
+        """Learns merges from ``texts``; equal texts give an equal tokenizer.
+
+        The vocabulary has at most ``vocab_size`` tokens; the 256 bytes and the special tokens are always in it.
+        """
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [

@@ -189,6 +189,13 @@ def digest_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
+def seed_generators(seed: int) -> None:
+    """Starts all global generators: what `random_state` keeps is then a function of the seed and of what was drawn."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def random_state() -> dict[str, Any]:
     """The states of all global generators, in types that the restricted unpickler reads."""
     _, keys, position, has_gauss, cached = np.random.get_state()
@@ -266,5 +273,6 @@ __all__ = [
     "read_checkpoint",
     "resume_mlflow_run",
     "save_checkpoint",
+    "seed_generators",
     "set_random_state",
 ]

@@ -30,10 +30,10 @@ class Ranks:
         """The one that writes: checkpoints, metrics, the model folder."""
         return self.rank == 0
 
-    def sum(self, *values: float) -> list[float]:
+    def sum(self, *values: float | int) -> list[float]:
         """Sums of plain numbers over all ranks."""
         if self.world_size == 1:
-            return list(values)
+            return [float(value) for value in values]
         totals = torch.tensor(values, dtype=torch.float64, device=_communication_device())
         dist.all_reduce(totals)
         return [float(total) for total in totals]

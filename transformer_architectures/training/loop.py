@@ -9,18 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from transformer_architectures.errors import CheckpointError
+from transformer_architectures.errors import CheckpointError, DataError
 from transformer_architectures.training.checkpointing import (
     random_state,
     restore,
     save_checkpoint,
+    seed_generators,
     set_random_state,
 )
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed import Ranks
 from transformer_architectures.training.grad_logging import GradientLogger
 from transformer_architectures.training.optimization import build_ema, build_optimizer, build_scheduler
-from transformer_architectures.training.precision import Precision
+from transformer_architectures.training.precision import Precision, compile_every_shape
 from transformer_architectures.training.progress import Interval, ProgressReport
 from transformer_architectures.training.run_folder import Start
 from transformer_architectures.training.signals import Stopped, StopRequest
@@ -53,13 +54,14 @@ class Fit:
         self.task, self.data, self.config, self.precision = task, data, config, precision
         self.tracker, self.should_stop, self.ranks = tracker, should_stop, ranks
         self.state = RunState()
-        torch.manual_seed(config.seed)
+        seed_generators(config.seed)
         self.model = task.build_model().to(precision.device)
-        torch.manual_seed(config.seed + ranks.rank)  # each rank drops other units
+        seed_generators(config.seed + ranks.rank)  # each rank drops other units
         self.optimizer = build_optimizer(self.model, config)
         self.scheduler = build_scheduler(self.optimizer, config)
         self.ema = build_ema(self.model, config)
         if config.compile:
+            compile_every_shape()
             task.compile(self.model)
         self.step = TrainingStep(
             model=self.model,
@@ -83,6 +85,8 @@ class Fit:
             histograms = GradientLogger(self.model, self.tracker, config.histogram_interval)
         started = time.perf_counter() - state.seconds
         with ProgressReport(self.total_steps(), state.global_step, enabled=self.ranks.is_main) as progress:
+            if self.data.batches_per_epoch(state.epoch) == 0:
+                raise DataError("there is no batch to train on: too few rows for this number of processes")
             self.settle(progress)  # a run that was stopped while it scored has that still to do
             interval = Interval()
             while not state.is_done(config):
@@ -151,12 +155,18 @@ class Fit:
         samples: list[dict[str, str]] = []
         scored = self.model if self.ema is None else self.ema.module
         random_before = random_state()
+
+        def stop_if_asked() -> None:
+            if self.ranks.world_size == 1 and self.should_stop():  # other ranks wait: they would not answer a vote
+                set_random_state(random_before)  # the run that goes on scores once more
+                self.stop_if_asked()
+
         if self.ranks.is_main:
             scored.eval()
-            scores = self.task.validate(scored, self.stop_if_asked_alone)
+            scores = self.task.validate(scored, stop_if_asked)
             samples = self.task.samples(scored)
         scores = self.ranks.agree(scores)
-        set_random_state(random_before)  # a run that was stopped between validation and checkpoint validates once more
+        set_random_state(random_before)  # a run that was killed between validation and checkpoint scores once more
         is_best = self.state.note_scores(scores)
         if is_best:
             self.save(self.state.best_filename)
@@ -166,11 +176,6 @@ class Fit:
             metrics = {f"validation/{name}": value for name, value in scores.items()}
             self.tracker.log_metrics(metrics, self.state.global_step)
             self.tracker.log_table(samples, f"samples/step_{self.state.global_step}.json")
-
-    def stop_if_asked_alone(self) -> None:
-        """For evaluation, where the other ranks wait: they would not answer a vote."""
-        if self.ranks.world_size == 1:
-            self.stop_if_asked()
 
     def leave_if_asked(self) -> None:
         """For the end of a run, whose last checkpoint is written already."""

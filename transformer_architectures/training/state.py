@@ -1,5 +1,6 @@
 """Where a run stands, beyond weights and optimizer: what a checkpoint must remember for the run to go on as if nothing was."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -73,6 +74,8 @@ class RunState:
     def note_scores(self, scores: Scores) -> bool:
         """Takes a validation's main score into account; True if it is the best so far."""
         score = next(iter(scores.values()))
+        if math.isnan(score):
+            score = -math.inf  # nothing is greater than NaN, so it would stay the best for ever
         self.validated_step = self.global_step
         is_best = self.best_score is None or score > self.best_score
         if is_best:

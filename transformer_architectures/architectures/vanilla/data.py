@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -54,8 +54,8 @@ class VanillaDataConfig(StrictModel):
 class SourceTarget(NamedTuple):
     """Token ids of one pair, without special tokens."""
 
-    source: Int[np.ndarray, "source"]
-    target: Int[np.ndarray, "target"]
+    source: Integer[np.ndarray, "source"]
+    target: Integer[np.ndarray, "target"]
 
 
 class TransformerDataset(Dataset[SourceTarget]):

@@ -1,0 +1,209 @@
+"""The loop itself, on a task of two lines: what a checkpoint must bring back, and when the run refuses to go on."""
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from transformer_architectures.errors import CheckpointError, DataError, NonFiniteError
+from transformer_architectures.training.checkpointing import read_checkpoint
+from transformer_architectures.training.config import TrainingConfig
+from transformer_architectures.training.loop import Fit
+from transformer_architectures.training.precision import Precision, compile_every_shape
+from transformer_architectures.training.run_folder import RunFolder, Start
+from transformer_architectures.training.signals import Stopped, StopRequest
+from transformer_architectures.training.task import Scores
+
+BATCHES = 5
+
+
+class Features:
+    """Four rows, a label at each."""
+
+    num_labels = num_tokens = num_positions = 4
+
+    def __init__(self, features: Tensor, indices: tuple[int, ...]) -> None:
+        self.features, self.indices = features, indices
+
+    def to(self, device: torch.device) -> "Features":
+        return self
+
+
+class Data:
+    """`BATCHES` in every epoch, a function of epoch and position."""
+
+    def __init__(self, batches: int = BATCHES, bad: int = -1) -> None:
+        self.batches, self.bad = batches, bad
+
+    def setup(self) -> None:
+        pass
+
+    def train_dataloader(self, epoch: int = 0, start_batch: int = 0) -> Iterable[Features]:
+        for number in range(start_batch, self.batches):
+            row = 4 * (epoch * self.batches + number)
+            features = torch.randn(4, 3, generator=torch.Generator().manual_seed(row))
+            yield Features(features * (torch.nan if row == self.bad else 1), tuple(range(row, row + 4)))
+
+    def batches_per_epoch(self, epoch: int) -> int:
+        return self.batches
+
+
+class Regression:
+    """Noise in the loss and in the validation: both draw from the global generator."""
+
+    name, architecture, unit = "regression", "toy", "rows"
+
+    def __init__(self) -> None:
+        self.during_validation: Callable[[], None] = lambda: None
+
+    def build_model(self) -> nn.Module:
+        return nn.Linear(3, 1)
+
+    def compile(self, model: Any) -> None:
+        model.compile()
+
+    def loss(self, model: Any, batch: Any) -> Tensor:
+        noise = torch.randn(4, 1)
+        return (model(batch.features) + noise).square().sum()
+
+    def validate(self, model: Any, should_stop: Callable[[], None]) -> Scores:
+        assert not model.training
+        torch.randn(7)
+        self.during_validation()
+        should_stop()
+        return {"score": float(model.weight.detach().sum())}
+
+    def evaluate(self, model: Any, part: str, should_stop: Callable[[], None]) -> Scores:
+        return {"score": 0.0}
+
+    def baseline(self, part: str) -> Scores:
+        return {"score": 0.0}
+
+    def signatures(self) -> dict[str, str]:
+        return {}
+
+    def samples(self, model: Any) -> list[dict[str, str]]:
+        return []
+
+    def export(self, model: Any, folder: Path, results: Mapping[str, Any]) -> None:
+        pass
+
+
+@pytest.fixture
+def fit(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fit]:
+    """Makes a run; its folder is `<tmp_path>/toy/<name>_000000`."""
+    import mlflow
+
+    def make(name: str, start: Start = Start(), data: Data = Data(), **changes: Any) -> Fit:
+        run = SimpleNamespace(info=SimpleNamespace(run_id="0" * 32, run_name=name))
+        monkeypatch.setattr(mlflow, "active_run", lambda: run)
+        settings: dict[str, Any] = {"max_steps": 12, "seed": seed, "warmup_steps": 3, "ema_decay": 0.8, **changes}
+        config = TrainingConfig(checkpoint_root=str(tmp_path), **settings)
+        return Fit(Regression(), data, config, Precision(torch.device("cpu"), None), None, StopRequest(), start)
+
+    return make
+
+
+def folder(tmp_path: Path, name: str) -> RunFolder:
+    return RunFolder(tmp_path / "toy" / f"{name}_000000")
+
+
+def start_of(tmp_path: Path, name: str) -> Start:
+    """The newest checkpoint of a run."""
+    found = folder(tmp_path, name).newest_intact()
+    assert found is not None
+    return Start(folder(tmp_path, name), *found)
+
+
+def outcome(fit: Fit) -> tuple[Any, ...]:
+    """All that a run has become."""
+    assert fit.ema is not None
+    weights = [*fit.model.parameters(), *fit.ema.parameters()]
+    numbers = torch.cat([weight.detach().flatten() for weight in weights]).tolist()
+    return numbers, torch.get_rng_state().tolist(), {**fit.state.as_dict(), "seconds": 0.0}
+
+
+@pytest.mark.parametrize("interval", [None, 1, 4])
+def test_stopped_anywhere_and_continued(fit: Callable[..., Fit], tmp_path: Path, interval: int | None) -> None:
+    """After a step and in the middle of a validation, which draws random numbers too."""
+    settings = {"validation_interval": interval, "checkpoint_interval": 3, "accumulation_steps": 2}
+    whole = fit("whole", **settings)
+    whole.run()
+    expected = outcome(whole)
+    for stop_at in random.sample(range(1, 12), 4):
+        for in_validation in (False, True):
+            name = f"stopped{stop_at}{in_validation}"
+            run = fit(name, **settings)
+
+            def ask(run: Fit = run, stop_at: int = stop_at) -> None:
+                if run.state.global_step == stop_at:
+                    run.should_stop.receive(15, None)
+
+            if in_validation:
+                run.task.during_validation = ask  # type: ignore[attr-defined]
+            else:
+                loss = run.step.loss
+                run.step.loss = lambda model, batch, ask=ask, loss=loss: (ask(), loss(model, batch))[1]  # type: ignore[misc]
+            try:
+                run.run()
+                assert in_validation  # there was none at that step
+            except Stopped as stopped:
+                assert stopped.code == 143
+                run = fit(name, start_of(tmp_path, name), **settings)
+                run.run()
+            assert outcome(run) == expected, name
+
+
+def test_a_run_begins_the_same_whatever_was_drawn_before(fit: Callable[..., Fit]) -> None:
+    first = fit("first")
+    first.run()
+    expected = outcome(first)
+    torch.randn(100)
+    second = fit("second")
+    second.run()
+    assert outcome(second) == expected
+
+
+def test_a_batch_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays(
+    fit: Callable[..., Fit], tmp_path: Path
+) -> None:
+    run = fit("bad", data=Data(bad=28), checkpoint_interval=3)
+    with pytest.raises(NonFiniteError, match="28, 29, 30, 31"):
+        run.run()
+    assert run.state.global_step == 7
+    start = start_of(tmp_path, "bad")
+    assert start.checkpoint is not None and start.checkpoint["global_step"] == 6
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in start.checkpoint["model"].values())
+
+
+def test_no_batches_are_an_error_not_an_endless_loop(fit: Callable[..., Fit]) -> None:
+    with pytest.raises(DataError, match="no batch"):
+        fit("empty", data=Data(batches=0)).run()
+
+
+def test_a_checkpoint_without_what_the_config_asks_for_is_refused(fit: Callable[..., Fit], tmp_path: Path) -> None:
+    fit("plain", ema_decay=None).run()
+    with pytest.raises(CheckpointError, match="no moving average"):
+        fit("plain", start_of(tmp_path, "plain"))
+    best = next(folder(tmp_path, "plain").path.glob("best_*.pt"))
+    with pytest.raises(CheckpointError, match="holds no optimizer"):
+        fit("plain", Start(folder(tmp_path, "plain"), best, read_checkpoint(best)), ema_decay=None)
+
+
+def test_every_shape_is_compiled() -> None:
+    """Or else some would be left to Python, and which ones would depend on where a resumed run goes on."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    compile_every_shape()
+    counter = CompileCounter()
+    model = nn.Linear(3, 3)
+    model.compile(dynamic=False, backend=counter)
+    for rows in range(2, 22):
+        model(torch.ones(rows, 3))
+    assert counter.frame_count == 20
