@@ -33,7 +33,7 @@ def gradients(loss: Tensor, inputs: Inputs, retain_graph: bool = False) -> list[
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch, rows: int, vocab: int) -> None:
     monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", {"cpu": rows * vocab})
-    monkeypatch.setattr(cross_entropy, "MIN_CHUNK_ROWS", 1)
+    monkeypatch.setattr(cross_entropy, "ROW_MULTIPLE", 1)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])

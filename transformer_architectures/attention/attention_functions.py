@@ -37,10 +37,15 @@ def masked_softmax(scores: Weights, mask: AttentionMask) -> Weights:
     allowed = mask.render(scores.shape[-2], scores.shape[-1], scores.device)
     if allowed is None:
         return scores.softmax(dim=-1)
-    hidden = ~allowed
-    # The lowest finite number instead of -inf: an empty row becomes uniform instead of NaN, and the second fill zeroes it.
-    scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
-    return scores.softmax(dim=-1).masked_fill(hidden, 0.0)
+    # Added, not filled in: the backward pass has nothing to do. The lowest finite number instead of -inf makes a row without any
+    # key uniform instead of NaN; it is zeroed then.
+    bias = torch.zeros_like(allowed, dtype=scores.dtype).masked_fill_(~allowed, torch.finfo(scores.dtype).min)
+    weights = (scores + bias).softmax(dim=-1)
+    if mask.allowed is None:
+        return weights  # causality alone leaves every query itself
+    attends = allowed.any(dim=-1, keepdim=True)
+    may_be_empty = attends.device.type != "cpu" or torch.compiler.is_compiling() or not bool(attends.all())
+    return weights * attends if may_be_empty else weights
 
 
 class ScaledDotProductAttention(nn.Module):

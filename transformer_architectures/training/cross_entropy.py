@@ -1,9 +1,9 @@
 """Cross-entropy of a linear output layer, without ever holding all logits.
 
 For a small model the vocabulary is a third of the training step, and most of that is memory traffic: logits, their
-log-softmax and the gradient are each a ``tokens × vocabulary`` tensor. Here a chunk of rows stays in the processor's cache
-while logits, loss and gradient are made one after the other; what is kept are gradients of the size of the inputs
-(the idea of Hsu et al. 2024, "Liger Kernel", section 3.2).
+softmax and the gradient are each a ``tokens × vocabulary`` tensor. Here a chunk of rows stays in the processor's cache while
+logits, loss and gradient are made one after the other; the gradients of a group of chunks go into the matrix products together;
+what is kept are gradients of the size of the inputs (the idea of Hsu et al. 2024, "Liger Kernel", section 3.2).
 """
 
 from typing import Any
@@ -13,10 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-# Elements of one chunk of logits. CPU: what the shared cache holds. GPU: large enough to fill the device.
-CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
-# Each chunk reads and writes the whole gradient of the matrix: fewer rows than this, and that costs more than the cache gains.
-MIN_CHUNK_ROWS = 256
+# Elements of one chunk of logits. CPU: what the second-level caches hold. GPU: large enough to fill the device.
+CHUNK_ELEMENTS = {"cpu": 3 * 2**18, "cuda": 2**26}
+# Elements of the gradients of logits that wait for one product: each product reads and writes the gradient of the whole matrix.
+GROUP_ELEMENTS = {"cpu": 3 * 2**21, "cuda": 2**26}
+ROW_MULTIPLE, MIN_GROUP_ROWS = 32, 256  # what products are fast with
 
 
 def linear_cross_entropy(
@@ -56,7 +57,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             matmul_dtype = torch.get_autocast_dtype(device)
         loss_dtype = torch.promote_types(weight.dtype, torch.float32)
         vocab_size = weight.shape[0]
-        rows_per_chunk = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS.get(device, 2**24) // vocab_size)
+        chunk_rows = CHUNK_ELEMENTS.get(device, 2**24) // vocab_size // ROW_MULTIPLE * ROW_MULTIPLE or ROW_MULTIPLE
+        group_rows = max(MIN_GROUP_ROWS, chunk_rows, GROUP_ELEMENTS.get(device, 2**24) // vocab_size)
 
         with torch.autocast(device, enabled=False):
             states, matrix = hidden_states.to(matmul_dtype), weight.to(matmul_dtype)
@@ -67,40 +69,46 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_states = torch.empty_like(states) if with_gradient else None
             grad_matrix = torch.zeros_like(weight, dtype=loss_dtype) if with_gradient else None
             grad_bias = torch.zeros_like(bias, dtype=loss_dtype) if with_gradient and bias is not None else None
+            waiting = states.new_empty(min(group_rows, len(states)), vocab_size)  # gradients of a group's logits
 
-            for start in range(0, len(states), rows_per_chunk):
-                rows = slice(start, start + rows_per_chunk)
-                chunk, targets = states[rows], labels[rows, None]
-                logits = chunk @ matrix.t()
-                if bias is not None:
-                    logits += bias.to(matmul_dtype)
-                # Cast first: log_softmax with a dtype of its own is three times slower on a CPU.
-                log_probs = torch.log_softmax(logits.to(loss_dtype), dim=-1)
-                target_log_probs = log_probs.gather(1, targets)
-                loss -= (1 - smoothing) * target_log_probs.sum()
-                if smoothing:
-                    normalizers = logits.gather(1, targets).to(loss_dtype) - target_log_probs
-                    logits_sum = chunk.to(loss_dtype) @ matrix_sum + bias_sum
-                    loss += smoothing * (normalizers.squeeze(1) - logits_sum / vocab_size).sum()
+            for group_start in range(0, len(states), group_rows):
+                group = slice(group_start, min(group_start + group_rows, len(states)))
+                for start in range(group.start, group.stop, chunk_rows):
+                    rows = slice(start, min(start + chunk_rows, group.stop))
+                    chunk, targets = states[rows], labels[rows, None]
+                    logits = (chunk @ matrix.t()).to(loss_dtype)
+                    if bias is not None:
+                        logits += bias
+                    target_logits, largest = logits.gather(1, targets), logits.amax(dim=1, keepdim=True)
+                    probabilities = logits.softmax(dim=1)
+                    # The largest probability is at least 1 / vocab: its logarithm is exact where a label's would underflow.
+                    normalizers = largest - probabilities.amax(dim=1, keepdim=True).log()
+                    loss += (normalizers - (1 - smoothing) * target_logits).sum()
+                    if not with_gradient:
+                        continue
+                    grad_logits = probabilities
+                    grad_logits.scatter_add_(1, targets, grad_logits.new_full((1, 1), smoothing - 1).expand_as(targets))
+                    if grad_bias is not None:
+                        grad_bias += grad_logits.sum(dim=0) - smoothing * len(chunk) / vocab_size
+                    waiting[start - group.start : rows.stop - group.start] = grad_logits
                 if grad_states is None or grad_matrix is None:
                     continue
-                grad_logits = log_probs.exp_()
-                grad_logits.scatter_add_(1, targets, grad_logits.new_full((1, 1), smoothing - 1).expand_as(targets))
-                if grad_bias is not None:
-                    grad_bias += grad_logits.sum(dim=0) - smoothing * len(chunk) / vocab_size
-                grad_logits = grad_logits.to(matmul_dtype)
-                torch.mm(grad_logits, matrix, out=grad_states[rows])
+                grad_group = waiting[: group.stop - group.start]
+                torch.mm(grad_group, matrix, out=grad_states[group])
                 if matmul_dtype == loss_dtype:
-                    grad_matrix.addmm_(grad_logits.t(), chunk)
+                    grad_matrix.addmm_(grad_group.t(), states[group])
                 else:
-                    grad_matrix += grad_logits.t() @ chunk
+                    grad_matrix += grad_group.t() @ states[group]
 
+            if smoothing:
+                states_sum = states.sum(dim=0, dtype=loss_dtype)
+                loss -= smoothing / vocab_size * (states_sum @ matrix_sum + len(states) * bias_sum)
             if grad_states is not None and grad_matrix is not None:
                 share = smoothing / vocab_size
                 grad_states = grad_states.to(hidden_states.dtype)
                 if smoothing:
                     grad_states -= (share * matrix_sum).to(grad_states.dtype)
-                    grad_matrix -= share * states.sum(dim=0, dtype=loss_dtype)
+                    grad_matrix -= share * states_sum
                 ctx.save_for_backward(grad_states, grad_matrix.to(weight.dtype), grad_bias)  # type: ignore[arg-type]
         return loss
 
