@@ -76,7 +76,11 @@ def as_pegasus(model: Transformer) -> PegasusForConditionalGeneration:
             EMBEDDING,
             *for_each(LAYER, stack=["encoder"], i=range(c.encoder_layers), kind=kinds),
             *for_each(LAYER + CROSS_ATTENTION, stack=["decoder"], i=range(c.decoder_layers), kind=kinds),
-            *for_each([Rename("{stack}.final_norm.{kind}", "model.{stack}.layer_norm.{kind}")], stack=["encoder", "decoder"], kind=kinds),
+            *for_each(
+                [Rename("{stack}.final_norm.{kind}", "model.{stack}.layer_norm.{kind}")],
+                stack=["encoder", "decoder"],
+                kind=kinds,
+            ),
         ]
     )
     weights = names.to_theirs(model.state_dict())
@@ -213,7 +217,10 @@ def compare(
         equal = sum(a == b for a, b in zip(reference, outputs[system], strict=True)) / len(reference)
         tokens = sum(map(len, outputs[system]))
         rows[system] = {"seconds": statistics.median(times), "tokens": tokens, "equal_to_ours": equal}
-        print(f"  {system:<28} {statistics.median(times):8.2f} s   {statistics.median(times) / our_seconds:5.2f} x ours   {tokens} tokens   {equal:.1%} equal outputs", flush=True)
+        print(
+            f"  {system:<28} {statistics.median(times):8.2f} s   {statistics.median(times) / our_seconds:5.2f} x ours   {tokens} tokens   {equal:.1%} equal outputs",
+            flush=True,
+        )
     return rows
 
 

@@ -54,7 +54,11 @@ def setup_peak(folder: str, pairs: int) -> dict[str, float]:
     from transformer_architectures.architectures.vanilla import TransformerDataModule, VanillaDataConfig
 
     config = VanillaDataConfig.model_validate(
-        {"train": {"source": f"{folder}/train.en", "target": f"{folder}/train.fr"}, "cache_dir": f"{folder}/cache", "validation_fraction": 0.001}
+        {
+            "train": {"source": f"{folder}/train.en", "target": f"{folder}/train.fr"},
+            "cache_dir": f"{folder}/cache",
+            "validation_fraction": 0.001,
+        }
     )
     data = TransformerDataModule(config, 32000, seed=1, batch_tokens=4096)
     before = peak_megabytes()
@@ -96,7 +100,9 @@ def main() -> None:
         for tokens in (1024, 2048, 4096, 8192):
             dense = tokens * 32_000 * 4 / MEGABYTE
             cells = {kind: alone(loss_peak, kind, tokens, 32_000, 256) for kind in ("ours", "torch")}
-            shown = "   ".join(f"{kind} {cell['megabytes']:7,.0f} MiB {cell['seconds']:5.2f} s" for kind, cell in cells.items())
+            shown = "   ".join(
+                f"{kind} {cell['megabytes']:7,.0f} MiB {cell['seconds']:5.2f} s" for kind, cell in cells.items()
+            )
             print(f"{tokens:5} tokens x 32,000 (one dense tensor: {dense:5,.0f} MiB)   {shown}", flush=True)
         return
     with tempfile.TemporaryDirectory() as folder:

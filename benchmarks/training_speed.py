@@ -33,7 +33,9 @@ def batches(length_multiple: int) -> list[LabeledBatch]:
     return list(islice(data.train_dataloader(), NUM_BATCHES))
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, batch: LabeledBatch, dtype: torch.dtype) -> float:
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, batch: LabeledBatch, dtype: torch.dtype
+) -> float:
     """One optimizer step as everybody's loop takes it."""
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext():
@@ -44,7 +46,9 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, batch:
     return float(value.detach())
 
 
-def measure(size: Size, dtype: torch.dtype, compiled: bool, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
+def measure(
+    size: Size, dtype: torch.dtype, compiled: bool, names: list[str], rounds: int
+) -> dict[str, dict[str, float]]:
     """Tokens per second of each system, and the loss that it came to (they all must learn)."""
     work = batches(16 if compiled else 1)
     num_tokens = sum(batch.num_tokens for batch in work)
@@ -61,9 +65,14 @@ def measure(size: Size, dtype: torch.dtype, compiled: bool, names: list[str], ro
             for batch in work:  # warm-up; compiles, where it is asked for
                 first = train(model, optimizer, loss, batch, dtype)
         except Exception as error:  # a peer that cannot do this is reported, not hidden
-            print(f"{size.name} {dtype} compiled={compiled} {name}: FAILED {type(error).__name__} {str(error)[:200]}", flush=True)
+            print(
+                f"{size.name} {dtype} compiled={compiled} {name}: FAILED {type(error).__name__} {str(error)[:200]}",
+                flush=True,
+            )
             continue
-        print(f"{size.name} {dtype} compiled={compiled} {name}: warm-up {time.perf_counter() - started:.0f} s", flush=True)
+        print(
+            f"{size.name} {dtype} compiled={compiled} {name}: warm-up {time.perf_counter() - started:.0f} s", flush=True
+        )
         runners[name] = (model, optimizer, loss, first)
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     last: dict[str, float] = {}
@@ -119,7 +128,9 @@ def main() -> None:
                 file.write(json.dumps(cell) + "\n")
             print(f"\n{size.name}  {precision}  compiled={arguments.compiled}   (best: {best})")
             for name, row in found.items():
-                print(f"  {name:<28} {row['tokens_per_second']:9,.0f} tokens/s   {row['parameters']:>11,} parameters   loss {row['loss_at_end']:.3f}")
+                print(
+                    f"  {name:<28} {row['tokens_per_second']:9,.0f} tokens/s   {row['parameters']:>11,} parameters   loss {row['loss_at_end']:.3f}"
+                )
 
 
 if __name__ == "__main__":

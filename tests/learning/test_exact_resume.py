@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ Model: {vocab_size: 200, embed_dim: 16, num_heads: 2, ff_dim: 32, num_layers: 1,
 Training:
   seed: 5
   num_threads: 1
-  max_steps: 60
+  max_steps: 36
   batch_tokens: 200
   accumulation_steps: 2
   learning_rate: 0.01
@@ -40,7 +40,7 @@ Training:
   clip_norm: 0.5
   ema_decay: 0.9
   average_last: 2
-  validation_interval: 10
+  validation_interval: 9
   validation_sentences: 4
   num_beams: 2
   checkpoint_interval: 7
@@ -253,9 +253,8 @@ def test_the_newest_checkpoint_is_damaged(seed: int, runs: Runs) -> None:
 @pytest.mark.slow
 def test_compiled(seed: int, tmp_path: Path) -> None:
     """Killed twice. What has been compiled before, and for which shapes, must not matter."""
-    compiled = CONFIG.replace("num_threads: 1", "num_threads: 1\n  compile: true").replace(
-        "max_steps: 60", "max_steps: 30"
-    )
+    shorter = CONFIG.replace("max_steps: 36", "max_steps: 14").replace("_interval: 7", "_interval: 4")
+    compiled = shorter.replace("num_threads: 1", "num_threads: 1\n  compile: true")
     runs = Runs(tmp_path, compiled)
     runs.finish("undisturbed")
     for _ in range(2):

@@ -25,7 +25,11 @@ def inputs(batch: int = 3, source: int = 7, target: int = 6) -> tuple[Tensor, Te
     """Source ids, their mask (rows of different lengths), target ids."""
     lengths = torch.randint(1, source + 1, (batch, 1))
     lengths[0] = source
-    return torch.randint(3, VOCAB, (batch, source)), torch.arange(source) < lengths, torch.randint(3, VOCAB, (batch, target))
+    return (
+        torch.randint(3, VOCAB, (batch, source)),
+        torch.arange(source) < lengths,
+        torch.randint(3, VOCAB, (batch, target)),
+    )
 
 
 DECLARATIONS = [

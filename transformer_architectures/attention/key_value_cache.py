@@ -37,7 +37,9 @@ class KeyValueCache:
     def cross(self, project: Callable[[], tuple[Projected, Projected]]) -> tuple[Projected, Projected]:
         """Keys and values of the encoder's output: projected on the first call, remembered for all later ones."""
         if self._cross is None:
-            self._cross = project()
+            keys, values = project()
+            # The heads of a projection lie side by side: every product of every step would copy them apart.
+            self._cross = keys.contiguous(), values.contiguous()
         return self._cross
 
     def select(self, sentences: Int[Tensor, "kept"]) -> None:
