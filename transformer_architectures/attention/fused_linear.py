@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transformer_architectures.linear import Linear
 
-class FusedLinear(nn.Linear):
+
+class FusedLinear(Linear):
     """Linear layers named ``names``, of equal width, computed as one and returned concatenated."""
 
     def __init__(self, in_features: int, out_features: int, names: tuple[str, ...], bias: bool = True) -> None:

@@ -16,6 +16,7 @@ from transformer_architectures.attention.attention_functions import (
 from transformer_architectures.attention.fused_linear import FusedLinear, show_parts_in_state_dict
 from transformer_architectures.attention.key_value_cache import KeyValueCache
 from transformer_architectures.errors import UsageError
+from transformer_architectures.linear import Linear
 from transformer_architectures.masking import AttentionMask, AttentionMaskLike
 from transformer_architectures.sublayer import Residual, ResidualConfig
 
@@ -55,13 +56,13 @@ class MultiHeadAttention(nn.Module):
         self.num_heads = config.num_heads
         self.head_dim = embed_dim // config.num_heads
         if cross:
-            self.query = nn.Linear(embed_dim, embed_dim, bias=config.bias)
+            self.query = Linear(embed_dim, embed_dim, bias=config.bias)
             self.key_value = FusedLinear(embed_dim, embed_dim, ("key", "value"), bias=config.bias)
         else:
             self.query_key_value = FusedLinear(embed_dim, embed_dim, ("query", "key", "value"), bias=config.bias)
         show_parts_in_state_dict(self)
         self.attention_function = config.build_function(self.head_dim)
-        self.output = nn.Linear(embed_dim, embed_dim, bias=config.bias)
+        self.output = Linear(embed_dim, embed_dim, bias=config.bias)
         self.recorder: Recorder | None = None  # set by `record_attention`
 
     def attend_to_self(self, hidden_states: Hidden, mask: AttentionMask, cache: KeyValueCache | None = None) -> Hidden:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transformer_architectures.dropout import Dropout
+from transformer_architectures.linear import Linear
 from transformer_architectures.sublayer import Residual, ResidualConfig
 
 # The two forms of GELU differ by up to 4.7e-4: which one it is belongs to the weights.
@@ -37,8 +38,8 @@ class FeedForwardSubLayer(nn.Module):
     def __init__(self, embed_dim: int, config: FeedForwardConfig, residual: ResidualConfig) -> None:
         super().__init__()
         self.residual = Residual(embed_dim, residual)
-        self.expand = nn.Linear(embed_dim, config.ff_dim, bias=config.bias)
-        self.output = nn.Linear(config.ff_dim, embed_dim, bias=config.bias)
+        self.expand = Linear(embed_dim, config.ff_dim, bias=config.bias)
+        self.output = Linear(config.ff_dim, embed_dim, bias=config.bias)
         self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[config.activation]
         self.dropout = Dropout(config.dropout)
 

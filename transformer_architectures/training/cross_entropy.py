@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from transformer_architectures.linear import product, transposed_product
+
 # Elements of one chunk of logits. CPU: what the second-level caches hold. GPU: large enough to fill the device.
 CHUNK_ELEMENTS = {"cpu": 3 * 2**18, "cuda": 2**26}
 # Elements of the gradients of logits that wait for one product: each product reads and writes the gradient of the whole matrix.
@@ -76,7 +78,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 for start in range(group.start, group.stop, chunk_rows):
                     rows = slice(start, min(start + chunk_rows, group.stop))
                     chunk, targets = states[rows], labels[rows, None]
-                    logits = (chunk @ matrix.t()).to(loss_dtype)
+                    logits = product(chunk, matrix).to(loss_dtype)
                     if bias is not None:
                         logits += bias
                     target_logits, largest = logits.gather(1, targets), logits.amax(dim=1, keepdim=True)
@@ -94,11 +96,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if grad_states is None or grad_matrix is None:
                     continue
                 grad_group = waiting[: group.stop - group.start]
-                torch.mm(grad_group, matrix, out=grad_states[group])
-                if matmul_dtype == loss_dtype:
-                    grad_matrix.addmm_(grad_group.t(), states[group])
-                else:
-                    grad_matrix += grad_group.t() @ states[group]
+                grad_states[group] = product(grad_group, matrix.t())
+                grad_matrix += transposed_product(grad_group, states[group])
 
             if smoothing:
                 states_sum = states.sum(dim=0, dtype=loss_dtype)

@@ -18,6 +18,7 @@ from transformer_architectures.decoding_state import DecodingState
 from transformer_architectures.dropout import Dropout
 from transformer_architectures.embedding import TokenEmbedding
 from transformer_architectures.encoder import Encoder
+from transformer_architectures.linear import Linear
 from transformer_architectures.masking import AttentionMask
 from transformer_architectures.positions import LearnedPositions, SinusoidalPositions
 
@@ -37,7 +38,7 @@ class Transformer(nn.Module):
         self.embedding_dropout = Dropout(config.dropout)
         self.encoder = Encoder(config.block(is_decoder=False), config.encoder_layers)
         self.decoder = Decoder(config.block(is_decoder=True), config.decoder_layers)
-        self.output_projection = nn.Linear(config.embed_dim, config.vocab_size, bias=config.output_bias)
+        self.output_projection = Linear(config.embed_dim, config.vocab_size, bias=config.output_bias)
         initialize(self)
         if config.tie_weights:
             self.tie_weights()
