@@ -58,7 +58,7 @@ class ScaledDotProductAttention(nn.Module):
     """
 
     # On CPU the fused kernel pays off only above this many scores per head: see the table named in the module's docstring.
-    LARGEST_MATH_SCORES = {torch.float32: 64 * 64, torch.bfloat16: 256 * 256}
+    LARGEST_MATH_SCORES = {torch.float32: 128 * 128, torch.bfloat16: 256 * 256}
 
     def __init__(self, dropout: float = 0.0, backend: Backend = "auto", scale: float | None = None) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class ScaledDotProductAttention(nn.Module):
             return self.backend == "math"
         # torch's CPU kernel has no dropout: it would fall back to a slower form of the same mathematics.
         num_scores = q.shape[-2] * k.shape[-2]
-        return q.device.type == "cpu" and (dropout > 0 or num_scores <= self.LARGEST_MATH_SCORES.get(q.dtype, 64 * 64))
+        return q.device.type == "cpu" and (dropout > 0 or num_scores <= self.LARGEST_MATH_SCORES.get(q.dtype, 128 * 128))
 
 
 class AdditiveAttention(nn.Module):
