@@ -115,7 +115,7 @@ def evaluate(
         if as_json:
             write_lines([json.dumps(scores)])
         else:
-            write_lines(f"{name}\t{value:.2f}\t{signatures.get(name, '')}" for name, value in scores.items())
+            write_lines(f"{name}\t{value:.4g}\t{signatures.get(name, '')}" for name, value in scores.items())
 
 
 @app.command()

@@ -87,7 +87,7 @@ class Regression:
     def signatures(self) -> dict[str, str]:
         return {}
 
-    def samples(self, model: Any) -> list[dict[str, str]]:
+    def samples(self, model: Any, part: str) -> list[dict[str, str]]:
         return []
 
     def export(self, model: Any, folder: Path, results: Mapping[str, Any]) -> None:
@@ -125,7 +125,7 @@ def outcome(fit: Fit) -> tuple[Any, ...]:
     assert fit.ema is not None
     weights = [*fit.model.parameters(), *fit.ema.parameters()]
     numbers = torch.cat([weight.detach().flatten() for weight in weights]).tolist()
-    return numbers, torch.get_rng_state().tolist(), {**fit.state.as_dict(), "seconds": 0.0}
+    return numbers, torch.get_rng_state().tolist(), {**fit.state.as_dict(), "seconds": 0.0, "training_seconds": 0.0}
 
 
 @pytest.mark.parametrize("interval", [None, 1, 4])

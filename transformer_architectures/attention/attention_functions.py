@@ -57,7 +57,8 @@ class ScaledDotProductAttention(nn.Module):
         scale: factor on the scores; None means ``head_dim ** -0.5``.
     """
 
-    # On CPU the fused kernel pays off only above this many scores per head: see the table named in the module's docstring.
+    # On CPU the fused kernel pays off in training only above about this many scores per head: see the table named in the
+    # module's docstring; it is a noisy one for bf16.
     LARGEST_MATH_SCORES = {torch.float32: 128 * 128, torch.bfloat16: 256 * 256}
 
     def __init__(self, dropout: float = 0.0, backend: Backend = "auto", scale: float | None = None) -> None:
@@ -85,7 +86,9 @@ class ScaledDotProductAttention(nn.Module):
             return self.backend == "math"
         # torch's CPU kernel has no dropout: it would fall back to a slower form of the same mathematics.
         num_scores = q.shape[-2] * k.shape[-2]
-        return q.device.type == "cpu" and (dropout > 0 or num_scores <= self.LARGEST_MATH_SCORES.get(q.dtype, 128 * 128))
+        return q.device.type == "cpu" and (
+            dropout > 0 or num_scores <= self.LARGEST_MATH_SCORES.get(q.dtype, 128 * 128)
+        )
 
 
 class AdditiveAttention(nn.Module):

@@ -69,6 +69,7 @@ class MultiHeadAttention(nn.Module):
         """Self-attention. With a cache, the given states stand after all that it holds."""
         q, k, v = self.split_heads(self.query_key_value(hidden_states), 3)
         if cache is not None:
+            mask = mask.with_causality(cache.length) if mask.causal else mask
             k, v = cache.append(k, v)
         return self._attend(q, k, v, mask)
 

@@ -1,7 +1,7 @@
 """Batches of similar lengths under a budget of tokens, padding counted: a pure function of (seed, epoch, rank)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -32,6 +32,8 @@ class TokenBudgetBatchSampler:
     world_size: int = 1
     epoch: int = 0
     start_batch: int = 0
+    # Of the last epoch that was asked for; `at` hands it on, so that an epoch is sorted and cut once.
+    _known: dict[int, list[Int[np.ndarray, "_"]]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -50,8 +52,15 @@ class TokenBudgetBatchSampler:
     def __len__(self) -> int:
         return max(0, len(self.batches(self.epoch)) - self.start_batch)
 
-    def batches(self, epoch: int) -> list[Int[np.ndarray, "batch"]]:
+    def batches(self, epoch: int) -> list[Int[np.ndarray, "_"]]:
         """The row numbers of each of this rank's batches in an epoch."""
+        if epoch not in self._known:
+            made = self._make(epoch)
+            self._known.clear()
+            self._known[epoch] = made
+        return self._known[epoch]
+
+    def _make(self, epoch: int) -> list[Int[np.ndarray, "_"]]:
         generator = np.random.default_rng([self.seed, epoch]) if self.shuffle else None
         order = self._similar_lengths_together(generator)
         bounds = self._cut(self.lengths[order].astype(np.int64))

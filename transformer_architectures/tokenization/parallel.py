@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -55,6 +56,8 @@ _worker_tokenizer: Tokenizer | None = None
 
 def _start_worker(tokenizer: Tokenizer) -> None:
     global _worker_tokenizer
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides what a signal to the group means
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process per core is enough
     _worker_tokenizer = tokenizer
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -50,6 +50,8 @@ class TrainingConfig(StrictModel):
             raise ValueError("max_steps or max_epochs is needed, or the run would never end")
         if self.schedule in ("linear", "cosine") and self.max_steps is None:
             raise ValueError(f"schedule {self.schedule} needs max_steps: it falls to zero there")
+        if self.average_last == 1:
+            raise ValueError("average_last 1 averages nothing: leave it out, or take at least 2")
         if self.average_last > self.keep_checkpoints:
             raise ValueError(
                 f"average_last {self.average_last} needs keep_checkpoints of at least {self.average_last}, "

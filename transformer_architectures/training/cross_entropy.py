@@ -35,7 +35,8 @@ def linear_cross_entropy(
     ``1 - s`` on the label plus ``s / vocab`` everywhere (Szegedy et al. 2016). Every row must have a label. Under
     autocast the matrix products take its type; the softmax is always in fp32 (or wider).
     """
-    with_gradient = torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad)
+    inputs = [hidden_states, weight] if bias is None else [hidden_states, weight, bias]
+    with_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     loss: Tensor = _LinearCrossEntropy.apply(hidden_states, weight, bias, labels, label_smoothing, with_gradient)
     return loss
 

@@ -70,16 +70,16 @@ class Ranks:
 
 
 @contextmanager
-def process_group() -> Iterator[Ranks]:
+def process_group(device: torch.device) -> Iterator[Ranks]:
     """Joins the processes that ``torchrun`` started; a single process outside of it is its own world."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Ranks()
         return
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # The other ranks wait while the first one decodes the validation part: that may take longer than the default.
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=4))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
     try:
         yield Ranks(dist.get_rank(), world_size)
     finally:

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,8 +31,8 @@ class FinishedRun:
 def finish(fit: Fit, run_folder: Path) -> FinishedRun:
     """Scores the candidates on validation, the winner on test, and writes the model folder.
 
-    Candidates are the weights that were best while training, and the mean of the last k checkpoints where the config asks
-    for it. All are scored by the path that `predict` takes.
+    Candidates are the weights that were best while training; where that was their moving average, the last single ones too;
+    and the mean of the last k checkpoints where the config asks for it. All are scored by the path that `predict` takes.
     """
     candidates = candidate_weights(fit, run_folder)
     validation: dict[str, Scores] = {}
@@ -43,17 +44,18 @@ def finish(fit: Fit, run_folder: Path) -> FinishedRun:
     fit.model.load_state_dict(candidates[chosen])
     test = fit.task.evaluate(fit.model, "test", fit.leave_if_asked) or None
     state = fit.state
+    part = "validation" if test is None else "test"
     results = {
         "task": fit.task.name,
         "weights": chosen,
         "validation": validation[chosen],
         "validation_of_candidates": validation,
         "test": test,
-        "baseline": fit.task.baseline("validation" if test is None else "test"),
+        "baseline": fit.task.baseline(part),
         "signatures": fit.task.signatures(),
         "cost": {
-            "wall_seconds": round(state.seconds, 1),
-            f"{fit.task.unit}_per_second": round(state.num_tokens / max(state.seconds, 1e-9), 1),
+            "wall_seconds": round(time.perf_counter() - fit.started, 1),
+            f"{fit.task.unit}_per_second": round(state.num_tokens / max(state.training_seconds, 1e-9), 1),
         },
         "parameters": sum(parameter.numel() for parameter in fit.model.parameters()),
         "global_step": state.global_step,
@@ -64,13 +66,15 @@ def finish(fit: Fit, run_folder: Path) -> FinishedRun:
     }
     model_folder = run_folder / "model"
     fit.task.export(fit.model, model_folder, results)
-    return FinishedRun(model_folder, results, fit.task.samples(fit.model))
+    return FinishedRun(model_folder, results, fit.task.samples(fit.model, part))
 
 
 def candidate_weights(fit: Fit, run_folder: Path) -> dict[str, Mapping[str, Tensor]]:
     """The weights that might be exported, by the name that `results.json` gives them."""
     best = "single" if fit.ema is None else "ema"
-    candidates = {best: read_checkpoint(run_folder / fit.state.best_filename)["model"]}
+    candidates: dict[str, Mapping[str, Tensor]] = {best: read_checkpoint(run_folder / fit.state.best_filename)["model"]}
+    if fit.ema is not None:  # while training only their average was scored
+        candidates["single"] = {name: tensor.clone() for name, tensor in fit.model.state_dict().items()}
     last = fit.state.scheduled[-fit.config.average_last :] if fit.config.average_last > 1 else []
     if len(last) > 1:
         candidates["averaged"] = mean_of_weights([read_checkpoint(run_folder / name)["model"] for name in last])

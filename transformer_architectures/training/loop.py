@@ -38,6 +38,7 @@ class Fit:
         tracker: where metrics go and whose run the checkpoints belong to; None on all ranks but the first.
         should_stop: whether a signal has asked the run to stop.
         start: the checkpoint to go on from, if there is one.
+        started: when this process began its work, by ``time.perf_counter``; now unless given.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Fit:
         should_stop: StopRequest,
         start: Start = Start(),
         ranks: Ranks = Ranks(),
+        started: float | None = None,
     ) -> None:
         self.task, self.data, self.config, self.precision = task, data, config, precision
         self.tracker, self.should_stop, self.ranks = tracker, should_stop, ranks
@@ -73,6 +75,8 @@ class Fit:
             ema=self.ema,
             ranks=ranks,
         )
+        # Earlier processes of this run count as if they had just ended.
+        self.started = time.perf_counter() if started is None else started
         if start.checkpoint is not None:
             self.load(start.checkpoint, str(start.path))
 
@@ -83,12 +87,11 @@ class Fit:
         histograms = None
         if self.tracker is not None and config.histogram_interval is not None:
             histograms = GradientLogger(self.model, self.tracker, config.histogram_interval)
-        started = time.perf_counter() - state.seconds
         with ProgressReport(self.total_steps(), state.global_step, enabled=self.ranks.is_main) as progress:
             if self.data.batches_per_epoch(state.epoch) == 0:
                 raise DataError("there is no batch to train on: too few rows for this number of processes")
             self.settle(progress)  # a run that was stopped while it scored has that still to do
-            interval = Interval()
+            interval, resumed = Interval(), time.perf_counter()
             while not state.is_done(config):
                 for micro_batches in self.groups(state.epoch, state.batch_in_epoch):
                     report = self.step(micro_batches)
@@ -102,13 +105,14 @@ class Fit:
                         self.log(interval, progress)
                         interval = Interval()
 
-                    state.seconds = time.perf_counter() - started
+                    now = time.perf_counter()
+                    state.training_seconds += now - resumed
+                    state.seconds = now - self.started
                     self.stop_if_asked()
-                    settled_in = self.settle(progress)
-                    interval.started += settled_in
+                    interval.started += self.settle(progress)
+                    resumed = time.perf_counter()
                     if state.is_done(config):
                         break
-            state.seconds = time.perf_counter() - started
 
     def total_steps(self) -> int | None:
         """Steps that the limits allow; epochs differ a little in length, so with `max_epochs` it is an estimate."""
@@ -164,7 +168,7 @@ class Fit:
         if self.ranks.is_main:
             scored.eval()
             scores = self.task.validate(scored, stop_if_asked)
-            samples = self.task.samples(scored)
+            samples = self.task.samples(scored, "validation")
         scores = self.ranks.agree(scores)
         set_random_state(random_before)  # a run that was killed between validation and checkpoint scores once more
         is_best = self.state.note_scores(scores)
@@ -222,6 +226,7 @@ class Fit:
         restore(checkpoint, origin, self.model, self.optimizer, self.scheduler)
         extra = checkpoint["extra"]
         self.state = RunState(**extra["state"])
+        self.started -= self.state.seconds
         if self.ema is not None:
             if extra["ema"] is None:
                 raise CheckpointError(

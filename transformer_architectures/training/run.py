@@ -1,6 +1,7 @@
 """From a config to a finished run: where it stands, what it goes on from, who may see it. The loop itself is `loop.py`."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ def run_training(
     apply_runtime_settings(config.num_threads)
     precision = resolve_precision(config.precision, resolve_device(config.device))
     root = Path(config.checkpoint_root)
-    with process_group() as ranks, stop_on_signals() as should_stop:
+    with process_group(precision.device) as ranks, stop_on_signals() as should_stop:
         start = Start()
         if ranks.is_main:
             start = find_start(resume, root, architecture, fingerprint(sections))
@@ -72,9 +73,11 @@ def run_training(
                 print(f"This run is finished, there is nothing left to train. Model folder: {start.folder.model_dir}")
             return None
         with tracked_run(architecture, sections, config, start, ranks) as (tracker, folder):
+            started = time.perf_counter()
             task, data = build(RunContext(precision, ranks, folder.path))
-            data.setup()
-            fit = Fit(task, data, config, precision, tracker, should_stop, start, ranks)
+            with should_stop.at_once():
+                data.setup()
+            fit = Fit(task, data, config, precision, tracker, should_stop, start, ranks, started)
             fit.run()
             if tracker is None:
                 return None

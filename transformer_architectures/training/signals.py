@@ -18,6 +18,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.has_nothing_to_save = False
 
     def __call__(self) -> bool:
         """Whether somebody asked the run to stop."""
@@ -33,6 +34,19 @@ class StopRequest:
         if self.signal is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = self.signal or signal.Signals(number)
+        if self.has_nothing_to_save:
+            raise Stopped(self.exit_code)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside the block a signal ends the run where it is."""
+        if self():
+            raise Stopped(self.exit_code)
+        self.has_nothing_to_save = True
+        try:
+            yield
+        finally:
+            self.has_nothing_to_save = False
 
 
 @contextmanager

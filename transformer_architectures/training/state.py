@@ -17,7 +17,8 @@ class RunState:
         epoch: of the next batch; batch_in_epoch: micro-batches of it that have been consumed.
         validated_step: the last step whose weights were scored, so that a run killed while scoring scores again.
         scheduled: names of the last checkpoints that were due (not those that a signal asked for): what averaging takes.
-        seconds: training time of all processes of this run so far; num_tokens: what they saw, not counting padding.
+        seconds: wall time of all processes of this run so far; training_seconds: the part of it that steps took.
+        num_tokens: what the steps saw, not counting padding.
     """
 
     epoch: int = 0
@@ -29,6 +30,7 @@ class RunState:
     validations_since_best: int = 0
     scheduled: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    training_seconds: float = 0.0
     num_tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:

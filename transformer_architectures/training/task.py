@@ -95,8 +95,8 @@ class Task(Protocol):
         """How each score is computed, so that others can repeat it."""
         ...
 
-    def samples(self, model: Any) -> list[dict[str, str]]:
-        """A few inputs with what the model makes of them, as rows of a table."""
+    def samples(self, model: Any, part: str) -> list[dict[str, str]]:
+        """A few inputs of "validation" or "test" with what the model makes of them, as rows of a table."""
         ...
 
     def export(self, model: Any, folder: Path, results: Mapping[str, Any]) -> None:

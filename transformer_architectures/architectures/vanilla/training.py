@@ -24,6 +24,7 @@ from transformer_architectures.architectures.vanilla.pretrained_start import Pre
 from transformer_architectures.architectures.vanilla.transformer import Transformer
 from transformer_architectures.architectures.vanilla.translator import Translator
 from transformer_architectures.config import StrictModel, load_sections
+from transformer_architectures.errors import ConfigError
 from transformer_architectures.generation import GenerationConfig
 from transformer_architectures.metrics import translation_scores, translation_signatures
 from transformer_architectures.training.command import command_as_typed, run_command
@@ -34,6 +35,7 @@ from transformer_architectures.training.run import RunContext, run_training
 from transformer_architectures.training.task import Scores
 
 NUM_SAMPLES = 3
+SPECIAL_IDS = ("pad_id", "bos_id", "eos_id")
 COMPILED_LENGTH_MULTIPLE = 16  # compiled graphs are kept per shape: few shapes
 
 
@@ -68,7 +70,9 @@ class TranslationTask:
         if self.pretrained is not None:
             return self.pretrained.build_model(self.model_config)
         # A small corpus may not have as many tokens as were asked for.
-        return Transformer(self.model_config.model_copy(update={"vocab_size": self.data.tokenizer.vocab_size}))
+        tokenizer = self.data.tokenizer
+        of_tokenizer = {name: getattr(tokenizer, name) for name in ("vocab_size", *SPECIAL_IDS)}
+        return Transformer(self.model_config.model_copy(update=of_tokenizer))
 
     def compile(self, model: nn.Module) -> None:
         """Compiles both stacks, in place: names in the state dict stay as they are."""
@@ -109,15 +113,12 @@ class TranslationTask:
         """sacreBLEU's own."""
         return translation_signatures()
 
-    def samples(self, model: Transformer) -> list[dict[str, str]]:
-        """Sources, references and translations of a few evaluation sentences."""
-        part: Part = "test" if len(self.data.dataset("test")) else "validation"
-        sources, references = self.data.evaluation_texts(part)
+    def samples(self, model: Transformer, part: str) -> list[dict[str, str]]:
+        """Sources, references and translations of a few sentences of a part."""
+        sources, references = self.data.evaluation_texts(_part(part))
         step = max(1, len(sources) // NUM_SAMPLES)
         chosen = range(step // 2, len(sources), step)[:NUM_SAMPLES]
-        translations = self._translator(model).predict(
-            [sources[index] for index in chosen], num_beams=self.config.validation_beams
-        )
+        translations = self._translator(model).predict([sources[index] for index in chosen])
         return [
             {"source": sources[index], "reference": references[index], "translation": translation}
             for index, translation in zip(chosen, translations, strict=True)
@@ -156,6 +157,8 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> int:
     assert isinstance(model_config, VanillaModelConfig)
     assert isinstance(training_config, VanillaTrainingConfig)
     assert isinstance(data_config, VanillaDataConfig)
+    if not model_config.pretrained and (given := sorted(model_config.model_fields_set.intersection(SPECIAL_IDS))):
+        raise ConfigError(f"{config_path}: Model: {given[0]}: comes with the tokenizer that is trained; leave it out")
     pretrained = read_pretrained(model_config) if model_config.pretrained else None
     if pretrained is not None:
         model_config = pretrained.model_config

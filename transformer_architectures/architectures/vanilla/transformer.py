@@ -64,6 +64,7 @@ class Transformer(nn.Module):
     def encode(
         self, source_ids: Int[Tensor, "batch source"], source_mask: SourceMask = None
     ) -> Float[Tensor, "batch source embed_dim"]:
+        """Hidden states of the source. ``source_mask``: 1 = real token; None = all are."""
         hidden_states = self.source_embedding(source_ids) + self.source_positions(source_ids.shape[1])
         return self.encoder(self.embedding_dropout(hidden_states), source_mask)  # type: ignore[no-any-return]
 
@@ -83,6 +84,7 @@ class Transformer(nn.Module):
         return decoded
 
     def output_logits(self, hidden_states: Float[Tensor, "*batch embed_dim"]) -> Float[Tensor, "*batch vocab"]:
+        """The decoder's output projected to the vocabulary."""
         logits: Tensor = self.output_projection(hidden_states)
         return logits
 
