@@ -33,7 +33,7 @@ typecheck: $(NEEDS_UV)
 # The peers that benchmarks compare with: their pins would bind every user of the project, so they live apart.
 bench-env: $(NEEDS_UV)
 	$(UV) venv --allow-existing .bench
-	$(UV) pip install --python .bench/bin/python -r benchmarks/requirements.txt -e .
+	$(UV) pip install --python .bench/bin/python -r benchmarks/requirements.txt --group data -e .
 
 .uv/bin/uv:
 	@$(PYTHON) -m venv .uv || { rm -rf .uv; echo "cannot make a virtual environment: install Python's venv (Debian: apt-get install python3-venv)"; exit 1; }

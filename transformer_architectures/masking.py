@@ -8,14 +8,26 @@ At every public boundary a mask is a tensor with 1 (True) = real token, 0 (False
 * A query that may attend to nothing gives an all-zero output and zero gradient, never NaN.
 """
 
-from dataclasses import dataclass, replace
-from typing import Union
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Union
 
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from transformer_architectures.errors import UsageError
+
+
+class ScoreBias(NamedTuple):
+    """A mask as a softmax wants it.
+
+    Attributes:
+        bias: added to the scores: 0 where allowed, else the lowest finite number (-inf would make NaN of a row without any key).
+        attends: False for queries that may attend to nothing, whose weights are to be zeroed; None where there is none.
+    """
+
+    bias: Float[Tensor, "#batch #heads #queries keys"]
+    attends: Bool[Tensor, "#batch #heads #queries 1"] | None
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,10 @@ class AttentionMask:
     allowed: Bool[Tensor, "#batch #heads #queries keys"] | None = None
     causal: bool = False
     first_query: int = 0
+    # All layers of a stack share their mask: its bias is made once for them.
+    _biases: dict[tuple[int, int, torch.dtype, torch.device], ScoreBias] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, mask: "AttentionMaskLike") -> "AttentionMask":
@@ -71,6 +87,34 @@ class AttentionMask:
         query_positions = torch.arange(self.first_query, self.first_query + num_queries, device=device)
         not_after = torch.arange(num_keys, device=device) <= query_positions[:, None]
         return not_after[None, None] if self.allowed is None else self.allowed & not_after
+
+    def score_bias(
+        self, num_queries: int, num_keys: int, dtype: torch.dtype, device: torch.device
+    ) -> ScoreBias | None:
+        """The mask for scores of this shape and type; None allows everything."""
+        if torch.compiler.is_compiling():  # the compiler finds what is computed twice
+            return self._score_bias(num_queries, num_keys, dtype, device)
+        key = (num_queries, num_keys, dtype, device)
+        if key not in self._biases:
+            bias = self._score_bias(num_queries, num_keys, dtype, device)
+            if bias is None:
+                return None
+            self._biases[key] = bias
+        return self._biases[key]
+
+    def _score_bias(
+        self, num_queries: int, num_keys: int, dtype: torch.dtype, device: torch.device
+    ) -> ScoreBias | None:
+        allowed = self.render(num_queries, num_keys, device)
+        if allowed is None:
+            return None
+        bias = torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
+        if self.allowed is None:
+            return ScoreBias(bias, None)  # causality alone leaves every query itself
+        attends = allowed.any(dim=-1, keepdim=True)
+        # Looking is cheap on a CPU only: elsewhere it would wait for the device.
+        may_be_empty = device.type != "cpu" or torch.compiler.is_compiling() or not bool(attends.all())
+        return ScoreBias(bias, attends if may_be_empty else None)
 
 
 AttentionMaskLike = Union[AttentionMask, Shaped[Tensor, "..."], None]

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transformer_architectures.architectures.vanilla import Transformer, VanillaModelConfig
 from transformer_architectures.attention import MultiHeadAttention, record_attention
+from transformer_architectures.decoding_state import STEPS_BETWEEN_DROPS
 from transformer_architectures.errors import UsageError
 from transformer_architectures.transformer_blocks import TransformerBlock
 
@@ -53,9 +54,9 @@ def test_cached_decoding_is_decoding_of_the_whole_prefix(seed: int, declaration:
 
 @pytest.mark.parametrize("declaration", DECLARATIONS)
 def test_reordered_beams_are_their_own_prefixes(seed: int, declaration: dict[str, object]) -> None:
-    """Random beams that follow random parents, with sentences that leave in the middle: nothing of a cache is copied for it."""
+    """Random beams that follow random parents, with sentences that leave in the middle; tokens without descendants are dropped."""
     model = tiny(**declaration).eval()
-    num_beams, steps = 3, 6
+    num_beams, steps = 3, 2 * STEPS_BETWEEN_DROPS + 4
     source_ids, source_mask, _ = inputs()
     state = model.start_decoding(source_ids, source_mask, num_beams, steps)
     prefixes = torch.randint(3, VOCAB, (3 * num_beams, 1))
@@ -73,6 +74,7 @@ def test_reordered_beams_are_their_own_prefixes(seed: int, declaration: dict[str
     beams = [tensor.repeat_interleave(num_beams, dim=0) for tensor in (source_ids, source_mask)]
     expected = model(beams[0], prefixes, beams[1])[:, -1]
     torch.testing.assert_close(state.step(prefixes[:, -1]), expected, rtol=0, atol=1e-10)
+    assert state.ancestry.length < steps * num_beams
 
 
 @pytest.mark.parametrize("declaration", DECLARATIONS)

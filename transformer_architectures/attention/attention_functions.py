@@ -33,19 +33,13 @@ class AttentionFunction(Protocol):
 
 
 def masked_softmax(scores: Weights, mask: AttentionMask) -> Weights:
-    """Softmax over the allowed keys; all zeros, with zero gradient, where none is allowed."""
-    allowed = mask.render(scores.shape[-2], scores.shape[-1], scores.device)
-    if allowed is None:
+    """Softmax over the allowed keys; all zeros, with zero gradient, where none is allowed. Overwrites the scores."""
+    masked = mask.score_bias(scores.shape[-2], scores.shape[-1], scores.dtype, scores.device)
+    if masked is None:
         return scores.softmax(dim=-1)
-    # Added, not filled in: the backward pass has nothing to do. The lowest finite number instead of -inf makes a row without any
-    # key uniform instead of NaN; it is zeroed then.
-    bias = torch.zeros_like(allowed, dtype=scores.dtype).masked_fill_(~allowed, torch.finfo(scores.dtype).min)
-    weights = (scores + bias).softmax(dim=-1)
-    if mask.allowed is None:
-        return weights  # causality alone leaves every query itself
-    attends = allowed.any(dim=-1, keepdim=True)
-    may_be_empty = attends.device.type != "cpu" or torch.compiler.is_compiling() or not bool(attends.all())
-    return weights * attends if may_be_empty else weights
+    # Added, not filled in: the backward pass has nothing to do.
+    weights = scores.add_(masked.bias).softmax(dim=-1)
+    return weights if masked.attends is None else weights * masked.attends
 
 
 class ScaledDotProductAttention(nn.Module):
