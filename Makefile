@@ -36,7 +36,7 @@ bench-env: $(NEEDS_UV)
 	$(UV) pip install --python .bench/bin/python -r benchmarks/requirements.txt --group data -e .
 
 .uv/bin/uv:
-	@$(PYTHON) -m venv .uv || { rm -rf .uv; echo "cannot make a virtual environment: install Python's venv (Debian: apt-get install python3-venv)"; exit 1; }
+	@$(PYTHON) -m venv .uv >/dev/null 2>&1 || { rm -rf .uv; echo "cannot make a virtual environment: install Python's venv (Debian: apt-get install python3-venv)"; exit 1; }
 	.uv/bin/pip install --quiet uv
 
 clean:

@@ -7,9 +7,7 @@ Exit codes: 0 done, 2 a usage or config error, 1 any other error of the library 
 import json
 import os
 import sys
-import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,13 +17,10 @@ from typing import Annotated, Any
 
 import typer
 
+from transformer_architectures.command_line import Debug, Overrides, Resume, errors_in_one_line, run_app, write_lines
 from transformer_architectures.errors import ConfigError, TransformerArchitecturesError, UsageError
 
 ARCHITECTURES = "transformer_architectures.architectures"
-INTERRUPTED = 130
-
-# What every wrong command line raises; which module it lives in depends on typer's version, so it is found by descent.
-WrongCommandLine: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 class DeviceName(StrEnum):
@@ -43,11 +38,8 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, see configs/")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a config key; repeatable")]
-Resume = Annotated[str | None, typer.Option("--resume", help="auto, a checkpoint, or a run folder")]
 RunOrRoot = Annotated[str | None, typer.Argument(metavar="RUN_DIR|ROOT", help="else $CHECKPOINT_ROOT, else outputs")]
 ModelDir = Annotated[str, typer.Argument(metavar="MODEL_DIR", help="a finished run's model folder")]
-Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 Device = Annotated[DeviceName, typer.Option("--device")]
 Input = Annotated[str | None, typer.Option("--input", help="a file, plain or .gz; standard input unless given")]
 Source = Annotated[str | None, typer.Option("--source", help="a file of inputs, plain or .gz")]
@@ -145,43 +137,6 @@ def seal(model_dir: ModelDir, debug: Debug = False) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of ``tarch``."""
     run_app(app, "tarch", arguments)
-
-
-def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None) -> None:
-    """Runs a command and exits; a wrong command line is one line on standard error, too."""
-    command = typer.main.get_command(app)
-    try:
-        code = command(args=None if arguments is None else list(arguments), prog_name=name, standalone_mode=False)
-    except WrongCommandLine as error:
-        print(f"{name}: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
-        code = UsageError.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    sys.exit(code)
-
-
-@contextmanager
-def errors_in_one_line(debug: bool) -> Iterator[None]:
-    """Turns errors into their exit code and one line (with ``debug``: their traceback)."""
-    try:
-        yield
-    except TransformerArchitecturesError as error:
-        if debug:
-            traceback.print_exc()
-        else:
-            print(f"tarch: {' '.join(str(error).split())}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
-
-
-def write_lines(lines: Iterable[str]) -> None:
-    """To standard output, as UTF-8 whatever the locale; each line is there as soon as it is known."""
-    try:
-        for line in lines:
-            sys.stdout.buffer.write(line.encode("utf-8") + b"\n")
-            sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        # Whoever reads has seen enough. Python would try to write what is left, and fail, when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def load_for(command: str, model_dir: str, device: DeviceName, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -10,7 +10,9 @@ from transformer_architectures.attention import KeyValueCache
 from transformer_architectures.decoder import Decoder
 from transformer_architectures.masking import AttentionMask
 
-STEPS_BETWEEN_DROPS = 8  # dropping copies what stays: seldom enough to cost little, often enough to keep the cache short
+STEPS_BETWEEN_DROPS = (
+    8  # dropping copies what stays: seldom enough to cost little, often enough to keep the cache short
+)
 
 
 class BeamAncestry:
@@ -70,7 +72,9 @@ class DecodingState:
         embed: ``(tokens (sentences, beams), position)`` to hidden states ``(sentences, beams, embed_dim)``.
         decoder: the stack.
         output_logits: hidden states to logits.
-        encoder_output: ``(sentences, source, embed_dim)``; None for a decoder without cross-attention.
+        num_sentences: of the batch, each with ``num_beams`` rows.
+        max_length: tokens of the longest output; more cost a copy of the caches.
+        encoder_output: None for a decoder without cross-attention.
         encoder_mask: 1 = real source token.
     """
 
@@ -79,17 +83,19 @@ class DecodingState:
         embed: Callable[[Tensor, int], Tensor],
         decoder: Decoder,
         output_logits: Callable[[Tensor], Tensor],
-        encoder_output: Float[Tensor, "sentences source embed_dim"],
-        encoder_mask: Bool[Tensor, "sentences source"] | None,
+        num_sentences: int,
         num_beams: int,
         max_length: int,
+        device: torch.device,
+        encoder_output: Float[Tensor, "sentences source embed_dim"] | None = None,
+        encoder_mask: Bool[Tensor, "sentences source"] | None = None,
     ) -> None:
         self.embed, self.decoder, self.output_logits = embed, decoder, output_logits
         self.encoder_output, self.encoder_mask = encoder_output, AttentionMask.of(encoder_mask)
         self.num_beams = num_beams
         self.position = 0
         self.caches = [KeyValueCache(capacity=max_length * num_beams) for _ in decoder.blocks]
-        self.ancestry = BeamAncestry(len(encoder_output), num_beams, max_length, encoder_output.device)
+        self.ancestry = BeamAncestry(num_sentences, num_beams, max_length, device)
 
     def step(self, tokens: Int[Tensor, "rows"]) -> Float[Tensor, "rows vocab"]:
         """Feeds the latest token of each row (``rows = sentences × beams``, sentence by sentence)."""
@@ -112,7 +118,8 @@ class DecodingState:
 
     def keep(self, sentences: Int[Tensor, "kept"]) -> None:
         """Only these sentences stay, with all their beams."""
-        self.encoder_output = self.encoder_output.index_select(0, sentences)
+        if self.encoder_output is not None:
+            self.encoder_output = self.encoder_output.index_select(0, sentences)
         if self.encoder_mask.allowed is not None:
             self.encoder_mask = AttentionMask(self.encoder_mask.allowed.index_select(0, sentences))
         self.ancestry.select(sentences)

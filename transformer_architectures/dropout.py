@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
+from transformer_architectures.errors import UsageError
+
 BITS = 16  # of the random number that each element gets: four to one draw of 64
 
 
@@ -19,6 +21,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, inputs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The inputs with some of their elements zeroed and the others scaled up."""
         output: Tensor = dropout(inputs, self.p, self.training)
         return output
 
@@ -30,12 +33,18 @@ def dropout(inputs: Float[Tensor, "*shape"], p: float, training: bool = True) ->
     """Zeroes each element with probability ``p`` and scales the others to keep the mean; the identity unless ``training``.
 
     On a CPU the probability is rounded to a multiple of 2^-16, and the scale fits what it was rounded to.
+
+    Raises:
+        UsageError: ``p`` is no probability.
     """
-    if not training or p == 0.0:
+    if not 0 <= p <= 1:
+        raise UsageError(f"dropout needs a probability from 0 to 1, not {p}")
+    threshold = round((1 - p) * 2**BITS)  # in 2^16 numbers: those below it keep their element
+    if not training or p == 0.0 or threshold == 2**BITS:
         return inputs
-    if inputs.device.type != "cpu":
+    if inputs.device.type != "cpu" or threshold == 0:
         return F.dropout(inputs, p)
-    kept: Tensor = _DropoutOnCPU.apply(inputs, round((1 - p) * 2**BITS))
+    kept: Tensor = _DropoutOnCPU.apply(inputs, threshold)
     return kept
 
 

@@ -88,9 +88,7 @@ class AttentionMask:
         not_after = torch.arange(num_keys, device=device) <= query_positions[:, None]
         return not_after[None, None] if self.allowed is None else self.allowed & not_after
 
-    def score_bias(
-        self, num_queries: int, num_keys: int, dtype: torch.dtype, device: torch.device
-    ) -> ScoreBias | None:
+    def score_bias(self, num_queries: int, num_keys: int, dtype: torch.dtype, device: torch.device) -> ScoreBias | None:
         """The mask for scores of this shape and type; None allows everything."""
         if torch.compiler.is_compiling():  # the compiler finds what is computed twice
             return self._score_bias(num_queries, num_keys, dtype, device)

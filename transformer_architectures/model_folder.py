@@ -22,10 +22,11 @@ from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from pydantic import ValidationError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from transformer_architectures.command_line import tarch
 from transformer_architectures.config import StrictModel
 from transformer_architectures.errors import ModelFolderError
 
@@ -120,10 +121,14 @@ class ModelFolder:
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict, on the CPU; names that share a matrix share it here too."""
-        with safe_open(self.file(WEIGHTS), framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}
-            tied = json.loads((file.metadata() or {}).get("tied", "{}"))
-        return weights | {name: weights[original] for name, original in tied.items()}
+        path = self.file(WEIGHTS)
+        try:
+            with safe_open(path, framework="pt") as file:
+                weights = {name: file.get_tensor(name) for name in file.keys()}
+                tied = json.loads((file.metadata() or {}).get("tied", "{}"))
+            return weights | {name: weights[original] for name, original in tied.items()}
+        except (SafetensorError, ValueError, KeyError, AttributeError) as error:
+            raise ModelFolderError(f"{path}: cannot be read as weights ({error})") from None
 
 
 def load_model(folder: str | Path, device: str = "auto") -> LoadedModel:
@@ -248,13 +253,13 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _seal_hint(path: Path) -> str:
-    return f"after an intended edit: tarch seal {path}"
+    return f"after an intended edit: {tarch('seal', path)}"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path}: no JSON ({error})") from None
     if not isinstance(content, dict):
         raise ModelFolderError(f"{path}: expected an object, found {type(content).__name__}")

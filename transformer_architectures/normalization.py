@@ -5,17 +5,26 @@ from typing import Literal
 
 from torch import nn
 
+from transformer_architectures.errors import UsageError
+
 
 @dataclass(frozen=True)
 class NormConfig:
-    """``layer``: Ba et al. 2016. ``rms``: Zhang & Sennrich 2019. Libraries differ in ``eps``: it is part of the weights' meaning."""
+    """``layer``: Ba et al. 2016. ``rms``: Zhang & Sennrich 2019. Libraries differ in ``eps``: it is part of the weights' meaning.
+
+    ``bias`` is for layer norm, which has one unless it is False.
+    """
 
     kind: Literal["layer", "rms"] = "layer"
     eps: float = 1e-5
-    bias: bool = True
+    bias: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "rms" and self.bias:
+            raise UsageError("an RMS norm has no bias: leave it out, or take kind='layer'")
 
     def build(self, dim: int) -> nn.Module:
         """A fresh layer over the last dimension, of size ``dim``."""
         if self.kind == "rms":
             return nn.RMSNorm(dim, eps=self.eps)
-        return nn.LayerNorm(dim, eps=self.eps, bias=self.bias)
+        return nn.LayerNorm(dim, eps=self.eps, bias=self.bias is not False)

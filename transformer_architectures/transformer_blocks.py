@@ -49,6 +49,9 @@ class TransformerBlock(nn.Module):
         pre_layernorm: bool = True,
     ) -> None:
         super().__init__()
+        keywords = (embed_dim, num_heads, ff_dim, dropout, is_decoder, pre_layernorm)
+        if config is not None and keywords != (None, None, None, 0.0, False, True):
+            raise UsageError("TransformerBlock takes a config or keywords, not both: the config says it all")
         if config is None:
             if embed_dim is None or num_heads is None or ff_dim is None:
                 raise UsageError("TransformerBlock needs a config, or embed_dim, num_heads and ff_dim")
@@ -73,6 +76,21 @@ class TransformerBlock(nn.Module):
         encoder_mask: AttentionMaskLike = None,
         cache: KeyValueCache | None = None,
     ) -> Hidden:
+        """The block's output for every position.
+
+        Args:
+            mask: who may attend to whom: see `masking`. None: everyone to everyone.
+            encoder_output: what the cross-attention of a decoder's block looks at; encoder_mask: 1 = real token of it.
+            cache: keys and values of earlier positions; the given ones are added to it.
+
+        Raises:
+            UsageError: ``encoder_output`` is missing in a decoder's block, or given to another.
+        """
+        if (encoder_output is None) != (self.cross_attention is None):
+            raise UsageError(
+                "a block has cross-attention (is_decoder=True) exactly if it gets encoder_output: "
+                f"cross-attention {self.cross_attention is not None}, encoder_output {encoder_output is not None}"
+            )
         hidden_states = self.self_attention(hidden_states, mask, cache)
         if self.cross_attention is not None:
             hidden_states = self.cross_attention(hidden_states, encoder_output, encoder_mask, cache)

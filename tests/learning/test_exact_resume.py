@@ -23,6 +23,7 @@ from torch import Tensor
 
 from transformer_architectures.training import tracking, tracking_destination
 from transformer_architectures.training.checkpointing import read_checkpoint
+from transformer_architectures.training.state import RunState
 
 MODULE = "transformer_architectures.architectures.vanilla.training"
 SYLLABLES = ["ba", "lo", "mi", "tu", "ké", "sa", "ro", "ne"]
@@ -229,7 +230,7 @@ def test_stopped_by_signals(seed: int, runs: Runs) -> None:
         folder = runs.run_folder("stopped")
         newest = max(folder.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns)
         state = read_checkpoint(newest)["extra"]["state"]
-        due = {*state["scheduled"], f"best_{state['best_step']}.pt"}
+        due = RunState.from_dict(state).files_to_keep()
         assert newest.name == f"step_{state['global_step']}.pt"
         assert {path.name for path in folder.glob("*.pt")} - there - due == {newest.name}
     runs.finish("stopped")

@@ -10,6 +10,7 @@ from transformer_architectures.architectures.vanilla.config import VanillaModelC
 from transformer_architectures.architectures.vanilla.data import VanillaDataConfig
 from transformer_architectures.architectures.vanilla.training import VanillaTrainingConfig
 from transformer_architectures.config import StrictModel, default_config_path, fingerprint, load_config, load_sections
+from transformer_architectures.config.yaml_reader import parse_yaml
 from transformer_architectures.errors import ConfigError
 
 VANILLA = {"Model": VanillaModelConfig, "Training": VanillaTrainingConfig, "Data": VanillaDataConfig}
@@ -315,3 +316,16 @@ def test_there_are_configs() -> None:
     assert CONFIGS and default_config_path("vanilla").is_file()
     with pytest.raises(ConfigError, match="nothing_default.yaml"):
         default_config_path("nothing")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Model: &a {x: *a}",
+        "a0: &a0 [1, 1]\n" + "\n".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)),
+    ],
+    ids=["in itself", "2^40 values"],
+)
+def test_aliases_cannot_fill_the_memory(text: str) -> None:
+    with pytest.raises(ConfigError, match="aliases"):
+        parse_yaml(text, "bomb.yaml")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from transformer_architectures.training.loop import Fit
 from transformer_architectures.training.precision import Precision, compile_every_shape
 from transformer_architectures.training.run_folder import RunFolder, Start
 from transformer_architectures.training.signals import Stopped, StopRequest
+from transformer_architectures.training.state import RunState
 from transformer_architectures.training.task import Scores
 
 BATCHES = 5
@@ -40,8 +42,13 @@ class Data:
     def __init__(self, batches: int = BATCHES, bad: int = -1) -> None:
         self.batches, self.bad = batches, bad
 
+    digest = "toy"
+
     def setup(self) -> None:
         pass
+
+    def row_counts(self) -> dict[str, int]:
+        return {"train": 4 * self.batches}
 
     def train_dataloader(self, epoch: int = 0, start_batch: int = 0) -> Iterable[Features]:
         for number in range(start_batch, self.batches):
@@ -125,7 +132,9 @@ def outcome(fit: Fit) -> tuple[Any, ...]:
     assert fit.ema is not None
     weights = [*fit.model.parameters(), *fit.ema.parameters()]
     numbers = torch.cat([weight.detach().flatten() for weight in weights]).tolist()
-    return numbers, torch.get_rng_state().tolist(), {**fit.state.as_dict(), "seconds": 0.0, "training_seconds": 0.0}
+    state = {**fit.state.as_dict(), "seconds": 0.0, "training_seconds": 0.0}
+    state["interval"]["seconds"] = 0.0
+    return numbers, torch.get_rng_state().tolist(), state
 
 
 @pytest.mark.parametrize("interval", [None, 1, 4])
@@ -193,6 +202,35 @@ def test_a_checkpoint_without_what_the_config_asks_for_is_refused(fit: Callable[
     best = next(folder(tmp_path, "plain").path.glob("best_*.pt"))
     with pytest.raises(CheckpointError, match="holds no optimizer"):
         fit("plain", Start(folder(tmp_path, "plain"), best, read_checkpoint(best)), ema_decay=None)
+
+
+def test_a_run_does_not_go_on_with_other_data(fit: Callable[..., Fit], tmp_path: Path) -> None:
+    fit("mine").run()
+    changed = Data()
+    changed.digest = "other"
+    with pytest.raises(CheckpointError, match="other data"):
+        fit("mine", start_of(tmp_path, "mine"), data=changed)
+
+
+def test_every_kept_checkpoint_has_the_best_weights_that_it_needs(fit: Callable[..., Fit], tmp_path: Path) -> None:
+    """Also an older one, after scores have become better."""
+    run = fit("mine", checkpoint_interval=1, validation_interval=2)
+    scores = iter([1.0, 3.0, 2.0, 4.0, 5.0, 6.0])
+    run.task.validate = lambda model, should_stop: {"score": next(scores)}  # type: ignore[method-assign]
+    mine = folder(tmp_path, "mine")
+    run.tracker = MagicMock(run_folder=mine.path)
+    run.run()
+    assert len(mine.checkpoints()) == 3 < len(list(mine.path.glob("*.pt")))
+    for path in mine.checkpoints():
+        state = RunState.from_dict(read_checkpoint(path)["extra"]["state"])
+        assert (mine.path / state.best_filename).is_file()
+    assert {path.name for path in mine.path.glob("*.pt")} == run.state.files_to_keep()
+
+
+def test_the_end_of_a_run_is_logged_too(fit: Callable[..., Fit], capsys: pytest.CaptureFixture[str]) -> None:
+    fit("mine", log_interval=5, max_steps=7).run()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "grad_norm" in line]
+    assert ["step 5/7" in lines[0], "step 7/7" in lines[1], len(lines)] == [True, True, 2]
 
 
 def test_every_shape_is_compiled() -> None:

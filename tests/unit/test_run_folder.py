@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from transformer_architectures.config import fingerprint
-from transformer_architectures.errors import CheckpointError
+from transformer_architectures.errors import CheckpointError, UsageError
+from transformer_architectures.model_folder import seal
 from transformer_architectures.training.checkpointing import digest_path, write_checked
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.run import is_finished
@@ -232,8 +233,18 @@ def test_a_run_is_finished_when_its_model_folder_is_that_of_its_last_step(root: 
     assert not is_finished(start, training)  # killed before the model was written
     folder.model_dir.mkdir()
     results = folder.model_dir / "results.json"
+    for name in ("config.json", "model.safetensors"):
+        (folder.model_dir / name).write_text("{}")
     for content, expected in (('{"global_step": 1}', False), ("{", False), ("3", False), ('{"global_step": 2}', True)):
         results.write_text(content)
+        seal(folder.model_dir)
         assert is_finished(start, training) == expected, content
+    (folder.model_dir / "model.safetensors").unlink()
+    assert not is_finished(start, training)
     assert not is_finished(start, config(max_steps=3)["Training"])
     assert not is_finished(Start(), training)
+
+
+def test_an_empty_resume_is_no_new_run(root: Path) -> None:
+    with pytest.raises(UsageError, match="--resume is empty"):
+        find_start("", root, "vanilla", "")

@@ -345,7 +345,7 @@ def test_a_server_that_is_away_costs_nothing_but_a_word(
         tracker.log_metrics({"loss": step}, step)
     tracker.close()
     output = capsys.readouterr()
-    assert output.out == "" and f"tarch sync {tracker.run_folder}" in output.err
+    assert output.out == "" and f" sync {tracker.run_folder}" in output.err
     assert points(local_uri(root), tracker.run_id) == {("loss", step): 1 for step in range(3)}
     report = sync(root)
     assert not report.is_complete

@@ -150,7 +150,7 @@ def test_a_server_that_dies_in_the_middle_of_a_run(
     capfd.readouterr()
     tracker.close()
     output = capfd.readouterr()
-    assert output.out == "" and "tarch sync" in output.err and "Traceback" not in output.err
+    assert output.out == "" and " sync " in output.err and "Traceback" not in output.err
     assert not sync(tmp_path / "outputs").is_complete  # still away
     server.start()
     report = sync(tmp_path / "outputs")

@@ -351,13 +351,13 @@ def travel(
     state, seen = RunState(), []
     while not state.is_done(settings):
         group = min(settings.accumulation_steps, batches - state.batch_in_epoch)
-        state.count(REPORT, group, batches)
+        state.count(REPORT, group, batches, seconds=0.5)
         validates = state.is_validation_due(settings)
         if validates:
             state.note_scores({"bleu": next(scores) if scores else 1.0, "loss": -1.0})
         checkpoint = state.due_checkpoint(settings)
         if checkpoint is not None:
-            state.scheduled.append(checkpoint)
+            state.note_checkpoint(checkpoint, keep=99)
         assert not state.is_validation_due(settings) and state.due_checkpoint(settings) is None  # once for each step
         seen.append((state.global_step, validates, checkpoint))
     return seen
@@ -366,10 +366,10 @@ def travel(
 def test_epochs_and_positions() -> None:
     state = RunState()
     for position in ((0, 2), (0, 4), (1, 0), (1, 2)):  # five micro-batches, two to a step, the last step has one
-        state.count(REPORT, 1 if position == (1, 0) else 2, 5)
+        state.count(REPORT, 1 if position == (1, 0) else 2, 5, seconds=0.5)
         assert (state.epoch, state.batch_in_epoch) == position
     assert (state.global_step, state.num_tokens) == (4, 80)
-    assert RunState(**state.as_dict()) == state
+    assert RunState.from_dict(state.as_dict()) == state
 
 
 def test_checkpoints_and_validations_by_epoch() -> None:

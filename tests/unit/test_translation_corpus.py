@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -17,7 +19,7 @@ import pytest
 from transformer_architectures.datasets import translation_corpus
 from transformer_architectures.datasets.parallel_text import ParallelTextConfig
 from transformer_architectures.datasets.token_store import TokenStore, TokenStoreWriter, token_dtype
-from transformer_architectures.datasets.translation_corpus import CorpusRecipe, prepare_corpus
+from transformer_architectures.datasets.translation_corpus import CorpusRecipe, prepare_corpus, row_counts
 from transformer_architectures.errors import DataError
 from transformer_architectures.tokenization import SubwordTokenizer
 
@@ -357,3 +359,44 @@ def test_token_store(tmp_path: Path, seed: int, vocab_size: int, monkeypatch: py
 def test_an_empty_token_store(tmp_path: Path) -> None:
     TokenStoreWriter(tmp_path, "x", 300).close()
     assert len(TokenStore(tmp_path, "x", 300)) == 0
+
+
+def test_what_was_counted(tmp_path: Path) -> None:
+    train = write_tsv(tmp_path / "train.tsv", [("a house", "x"), ("", "y"), ("a tree", ""), ("", "z")])
+    dev = write_tsv(tmp_path / "dev.tsv", [("the sea", "y")])
+    folder, rejected = prepare(tmp_path, recipe(train, validation=dev, max_rejected_fraction=1.0))
+    counts = {"train": 1, "validation": 1, "test": 0, "rejected: empty source": 2, "rejected: empty target": 1}
+    assert row_counts(folder) == counts and len(rejected) == 3
+
+
+def test_a_line_without_a_space_is_no_endless_work(tmp_path: Path) -> None:
+    """Learning merges would take the square of its length."""
+    pairs = [(f"house {number}", "maison") for number in range(20)]
+    train = write_tsv(tmp_path / "train.tsv", [*pairs, ("x" * 3_000_000, "y")])
+    folder, rejected = prepare(tmp_path, recipe(train, validation=write_tsv(tmp_path / "dev.tsv", pairs)))
+    assert row_counts(folder)["train"] == 20 and "length limit" in rejected[0]["reason"]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    train = write_tsv(tmp_path / "train.tsv", [(f"house {number}", "maison") for number in range(20)])
+    dead = tmp_path / "cache" / "of-another-recipe.part.abc"
+    dead.mkdir(parents=True)
+    prepare(tmp_path, recipe(train))
+    assert not dead.exists()
+
+
+def test_a_script_without_its_guard_is_told(tmp_path: Path) -> None:
+    """Each process that it starts would import it, and start others."""
+    write_tsv(tmp_path / "train.tsv", [(f"house {number}", "maison") for number in range(30)])
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+from transformer_architectures.architectures.vanilla import TransformerDataModule, VanillaDataConfig
+from transformer_architectures.tokenization import parallel
+from transformer_architectures.architectures.vanilla import data
+parallel.PAIRS_PER_CHUNK = 5
+data.available_cores = lambda: 2
+config = {{"train": {{"file": "{tmp_path}/train.tsv"}}, "cache_dir": "{tmp_path}/cache"}}
+TransformerDataModule(VanillaDataConfig.model_validate(config), 300, seed=1, batch_tokens=100).setup()
+""")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0 and "__name__" in done.stderr and "DataError" in done.stderr

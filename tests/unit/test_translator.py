@@ -75,6 +75,12 @@ def test_n_best_is_a_list_with_falling_scores(translator: Translator) -> None:
     assert translator.predict(["ba lo"], n_best=1)[0][0].text == translator.predict(["ba lo"])[0]
 
 
+@pytest.mark.parametrize("lines, options", [("ba lo", {}), (["ba"], {"batch_size": 0}), (["ba"], {"batch_tokens": -1})])
+def test_what_is_no_list_of_texts_is_refused(translator: Translator, lines: object, options: dict[str, int]) -> None:
+    with pytest.raises(UsageError):
+        translator.predict(lines, **options)  # type: ignore[call-overload]
+
+
 def test_more_outputs_than_beams_are_refused(translator: Translator) -> None:
     with pytest.raises(UsageError, match="as many beams"):
         translator.predict(["ba"], n_best=4)

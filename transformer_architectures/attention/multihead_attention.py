@@ -34,6 +34,10 @@ class AttentionConfig:
     dropout: float = 0.0
     bias: bool = True
 
+    def __post_init__(self) -> None:
+        if self.function == "additive" and self.backend != "auto":
+            raise UsageError(f"backend {self.backend!r} computes dot products: additive attention has no choice of it")
+
     def build_function(self, head_dim: int) -> AttentionFunction:
         """The attention function for heads of this size."""
         if self.function == "additive":

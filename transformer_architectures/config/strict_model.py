@@ -6,4 +6,6 @@ from pydantic import BaseModel, ConfigDict
 class StrictModel(BaseModel):
     """Frozen; no unknown keys; no ``"1"`` for 1 and no 1 for true (an integer is accepted where a float is meant)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, validate_default=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True, validate_default=False
+    )

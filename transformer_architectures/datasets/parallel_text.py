@@ -58,7 +58,7 @@ class ParallelTextConfig(StrictModel):
     """Where parallel text lies. Exactly one of:
 
     * ``source`` and ``target``: two files, line by line (``.sgm``: the WMT test sets' segments); a ``*`` in a name stands for
-      whatever makes it the name of exactly one file;
+      whatever makes them the names of exactly one file each, or else of one pair that has the same there on both sides;
     * ``file``: TSV, or JSON lines (``.json``, ``.jsonl``), with the columns or keys of the two sides;
     * ``folder``: all pairs ``<name>.<source language>`` + ``<name>.<target language>`` in it, or those in ``names``;
     * ``bible``: the embedded corpus.
@@ -91,7 +91,7 @@ class ParallelTextConfig(StrictModel):
     def paths(self, source_language: str, target_language: str) -> list[Path]:
         """All files that are read; what a cache of the result depends on."""
         if self.source is not None and self.target is not None:
-            return [only_match(self.source), only_match(self.target)]
+            return list(matching_files(self.source, self.target))
         if self.file is not None:
             return [Path(self.file)]
         if self.folder is not None:
@@ -114,21 +114,38 @@ def read_pairs(config: ParallelTextConfig, part: Part, source_language: str, tar
             yield from _read_two_files(source, target)
     else:
         assert config.source is not None and config.target is not None
-        yield from _read_two_files(only_match(config.source), only_match(config.target))
+        yield from _read_two_files(*matching_files(config.source, config.target))
 
 
-def only_match(pattern: str) -> Path:
-    """The file that a path with ``*`` means; a path without one is itself.
+def matching_files(source: str, target: str) -> tuple[Path, Path]:
+    """The two files that paths with ``*`` mean; a path without one is itself.
+
+    WMT's folders hold `newstest2014-deen-src.en.sgm` beside `newstest2014-fren-src.en.sgm`: where several files fit, the
+    pair is taken in which every ``*`` stands for the same on both sides.
 
     Raises:
-        DataError: no file fits, or several do.
+        DataError: no pair of files fits, or several do.
     """
+    sources, targets = _fitting(source), _fitting(target)
+    pairs = [(left, right) for left in sources for right in targets]
+    if len(pairs) > 1:
+        pairs = [(left, right) for left, right in pairs if sources[left] == targets[right]]
+    if len(pairs) != 1:
+        raise DataError(
+            f"{source} and {target}: {len(sources)} and {len(targets)} files fit, expected one of each, "
+            "or one pair in which every * stands for the same"
+        )
+    return pairs[0]
+
+
+def _fitting(pattern: str) -> dict[Path, tuple[str, ...]]:
+    """Files that a pattern means, each with what its stars stand for."""
+    path = Path(pattern)
     if "*" not in pattern:
-        return Path(pattern)
-    found = sorted(Path(pattern).parent.glob(Path(pattern).name))
-    if len(found) != 1:
-        raise DataError(f"{pattern}: {len(found)} files fit, expected one")
-    return found[0]
+        return {path: ()}
+    name = re.compile("(.*)".join(re.escape(part) for part in path.name.split("*")))
+    matches = {file: name.fullmatch(file.name) for file in sorted(path.parent.glob(path.name))}
+    return {file: match.groups() for file, match in matches.items() if match}
 
 
 def folder_pairs(

@@ -8,7 +8,7 @@ import tempfile
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,13 +17,14 @@ from transformer_architectures.datasets.bible import Part, bible_path
 from transformer_architectures.datasets.parallel_text import Pair, ParallelTextConfig, Rejection, Row, read_pairs
 from transformer_architectures.datasets.token_store import TokenStoreWriter
 from transformer_architectures.errors import DataError
+from transformer_architectures.processes import refuse_while_starting
 from transformer_architectures.tokenization.parallel import TextPair, TokenPair, tokenize_pairs
 from transformer_architectures.tokenization.protocol import Tokenizer
 from transformer_architectures.tokenization.subword import SubwordTokenizer
 
-FORMAT = 2  # raise it when what is written below changes
+FORMAT = 3  # raise it when what is written below changes
 TOKENIZER_PAIRS = 2_000_000  # more text does not change the merges much, and the counts are kept in memory
-REJECTED = "rejected.jsonl"
+REJECTED, COUNTS = "rejected.jsonl", "counts.json"
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,20 @@ def prepare_corpus(recipe: CorpusRecipe, cache_dir: Path, rejected_path: Path | 
 
     Raises:
         DataError: too many rows are bad, a validation or test row is bad, or nothing is left to train on.
+        UsageError: a script calls this while a process that was started from it imports it.
     """
+    refuse_while_starting()
     folder = cache_dir / recipe.digest()[:32]
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        remove_left_overs(cache_dir)
+    except OSError as error:
+        raise DataError(f"Data.cache_dir {cache_dir}: cannot be used ({error.strerror})") from None
     with _only_one(cache_dir / f"{folder.name}.lock"):
         if not folder.is_dir():
-            for left_over in cache_dir.glob(f"{folder.name}.part.*"):  # of a process that was killed
+            for left_over in cache_dir.glob(
+                f"{folder.name}.part.*"
+            ):  # of a process that was killed while this one waited
                 shutil.rmtree(left_over, ignore_errors=True)
             work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part.", dir=cache_dir))
             try:
@@ -112,6 +121,12 @@ def prepare_corpus(recipe: CorpusRecipe, cache_dir: Path, rejected_path: Path | 
     if rejected_path is not None:
         shutil.copyfile(folder / REJECTED, rejected_path)
     return folder
+
+
+def row_counts(folder: Path) -> dict[str, int]:
+    """Rows of each part of a corpus, and of each reason for which training rows were rejected (``rejected: <reason>``)."""
+    counts: dict[str, int] = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
+    return counts
 
 
 @dataclass
@@ -131,6 +146,9 @@ class _Maker:
             tokenizer.save(self.folder)
             self._write_train(tokenizer, log)
         self._check()
+        counts: dict[str, int] = {"train": self.accepted, **{part: len(pairs) for part, pairs in evaluation.items()}}
+        counts |= {f"rejected: {reason}": count for reason, count in self.rejected.most_common()}
+        (self.folder / COUNTS).write_text(json.dumps(counts), encoding="utf-8")
         for part, pairs in evaluation.items():
             lines = [json.dumps([pair.source, pair.target], ensure_ascii=False) for pair in pairs]
             (self.folder / f"{part}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -254,6 +272,15 @@ def _only_one(path: Path) -> Iterator[None]:
         yield
 
 
+def remove_left_overs(cache_dir: Path) -> None:
+    """Removes what killed processes left half made: whose lock nobody holds."""
+    for left_over in cache_dir.glob("*.part.*"):
+        with (cache_dir / f"{left_over.name.partition('.')[0]}.lock").open("w") as file:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left_over, ignore_errors=True)
+
+
 def _file_digest(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
@@ -262,4 +289,4 @@ def _file_digest(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-__all__ = ["CorpusRecipe", "prepare_corpus"]
+__all__ = ["CorpusRecipe", "prepare_corpus", "row_counts"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from transformer_architectures.command_line import uv
 from transformer_architectures.errors import ModelFolderError, UsageError
 
 UNKNOWN, END, PADDING = "<unk>", "</s>", "<pad>"
@@ -99,7 +100,9 @@ def _sentence_pieces(name: str, content: bytes) -> Any:
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
-        raise UsageError("Marian's tokenizer needs the package sentencepiece: uv sync --extra marian") from None
+        raise UsageError(
+            f"Marian's tokenizer needs the package sentencepiece: {uv('sync', '--extra', 'marian')}"
+        ) from None
     # The parser is native code: it sees only what begins like a list of pieces.
     if not content.startswith(b"\n"):
         raise ModelFolderError(f"{name} is no SentencePiece model")

@@ -2,17 +2,19 @@
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
+from transformer_architectures.errors import DataError
+from transformer_architectures.processes import ignore_signals, may_have_children
 from transformer_architectures.tokenization.protocol import Tokenizer
 
 PAIRS_PER_CHUNK = 10_000
@@ -33,10 +35,14 @@ class TokenPair(NamedTuple):
 
 
 def tokenize_pairs(pairs: Iterable[TextPair], tokenizer: Tokenizer, num_processes: int) -> Iterator[TokenPair]:
-    """Token ids of all pairs, in order. A stream of one chunk or less is tokenised here, without other processes."""
+    """Token ids of all pairs, in order. A stream of one chunk or less is tokenised here, without other processes.
+
+    Raises:
+        DataError: one of the processes has died.
+    """
     stream = iter(pairs)
     first = list(islice(stream, PAIRS_PER_CHUNK))
-    if len(first) < PAIRS_PER_CHUNK or num_processes < 2:
+    if len(first) < PAIRS_PER_CHUNK or num_processes < 2 or not may_have_children():
         yield from _tokenize(first, tokenizer)
         while chunk := list(islice(stream, PAIRS_PER_CHUNK)):
             yield from _tokenize(chunk, tokenizer)
@@ -48,7 +54,10 @@ def tokenize_pairs(pairs: Iterable[TextPair], tokenizer: Tokenizer, num_processe
         while pending:
             while len(pending) < 2 * num_processes and (chunk := list(islice(stream, PAIRS_PER_CHUNK))):
                 pending.append(pool.submit(_tokenize_chunk, chunk))
-            yield from pending.popleft().result()
+            try:
+                yield from pending.popleft().result()
+            except BrokenProcessPool:
+                raise DataError("a process that tokenised the text has ended: see its message above") from None
 
 
 _worker_tokenizer: Tokenizer | None = None
@@ -56,8 +65,7 @@ _worker_tokenizer: Tokenizer | None = None
 
 def _start_worker(tokenizer: Tokenizer) -> None:
     global _worker_tokenizer
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # the parent decides what a signal to the group means
+    ignore_signals()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process per core is enough
     _worker_tokenizer = tokenizer
     threading.Thread(target=_end_with_parent, daemon=True).start()

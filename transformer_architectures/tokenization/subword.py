@@ -1,6 +1,7 @@
 """Subword tokens: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) by the `tokenizers` library."""
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
 # Words with the space before them, numbers digit by digit, runs of other signs, and white space that is left.
 # Digits stand alone so that a number never seen is spelled like any other.
 WORD_PATTERN = r"'(?:[sdmt]|ll|ve|re)\b| ?[\p{L}\p{M}]+['’]?| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+
+
+LONG_WORD = re.compile(r"\S{200}(?=\S)")
 
 
 class SubwordTokenizer:
@@ -51,7 +55,7 @@ class SubwordTokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator((_prepare(text) for text in texts), trainer=trainer)
+        tokenizer.train_from_iterator((_in_short_words(_prepare(text)) for text in texts), trainer=trainer)
         return cls(_literal(tokenizer))
 
     @property
@@ -118,6 +122,11 @@ class SubwordTokenizer:
 
 def _prepare(text: str) -> str:
     return " " + unicodedata.normalize("NFC", text)
+
+
+def _in_short_words(text: str) -> str:
+    """Learning merges takes the square of a word's length: one line of a megabyte without a space would take hours."""
+    return LONG_WORD.sub(r"\g<0> ", text)
 
 
 def _literal(tokenizer: Tokenizer) -> Tokenizer:

@@ -35,6 +35,9 @@ CONTENT: dict[str, tuple[type, ...]] = {
 }
 
 
+MAX_ERROR = 300  # characters of somebody else's message
+
+
 def save_checkpoint(
     model: nn.Module,
     optimizer: Optimizer | None,
@@ -254,8 +257,9 @@ def _write_digest(path: Path, content: bytes) -> None:
 
 
 def _in_short(error: Exception) -> str:
-    """An error of somebody else's code in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error of somebody else's code in one line, and not all of a long list."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= MAX_ERROR else f"{line[:MAX_ERROR]} ..."
 
 
 def _flush_folder(folder: Path) -> None:

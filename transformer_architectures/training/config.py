@@ -1,19 +1,21 @@
 """The `Training:` section that every architecture shares."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from transformer_architectures.config import StrictModel
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class TrainingConfig(StrictModel):
     """How a run is trained, watched and kept. Steps are optimizer steps, never micro-batches."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_threads: int | None = Field(None, ge=1, description="CPU threads; torch's own choice unless given")
+    num_threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; torch's own choice unless given")
     compile: bool = Field(False, description="torch.compile, on batches padded to fixed lengths")
 
     # How long. At least one limit is needed; early stopping may come first.
@@ -28,7 +30,7 @@ class TrainingConfig(StrictModel):
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "inverse_sqrt"
     warmup_steps: int = Field(1000, ge=0)
     weight_decay: float = Field(0.0, ge=0, description="on matrices only")
-    adam_betas: tuple[float, float] = (0.9, 0.98)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.98)
     adam_eps: float = Field(1e-8, gt=0)
     clip_norm: float | None = Field(1.0, gt=0)
     ema_decay: float | None = Field(None, gt=0, lt=1, description="exponential moving average of the weights")

@@ -15,7 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from transformer_architectures.errors import UsageError
+
 T = TypeVar("T")
+
+TORCHRUN_NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,20 @@ class Ranks:
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Ranks]:
     """Joins the processes that ``torchrun`` started; a single process outside of it is its own world."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield Ranks()
         return
+    missing = [name for name in TORCHRUN_NUMBERS if not os.environ.get(name, "").isdecimal()]
+    if missing:
+        raise UsageError(
+            f"WORLD_SIZE is set, but {', '.join(missing)} is no number: start several processes by torchrun"
+        )
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # The other ranks wait while the first one decodes the validation part: that may take longer than the default.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
     try:
-        yield Ranks(dist.get_rank(), world_size)
+        yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 

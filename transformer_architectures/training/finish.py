@@ -3,7 +3,7 @@
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from transformer_architectures.errors import CheckpointError
 from transformer_architectures.training.checkpointing import read_checkpoint
 from transformer_architectures.training.loop import Fit
 from transformer_architectures.training.optimization import mean_of_weights
@@ -59,7 +60,7 @@ def finish(fit: Fit, run_folder: Path) -> FinishedRun:
         },
         "parameters": sum(parameter.numel() for parameter in fit.model.parameters()),
         "global_step": state.global_step,
-        "best_step": state.best_step,
+        "weights_step": state.best_step if chosen == best_name(fit) else state.global_step,
         "precision": fit.precision.name,
         "seed": fit.config.seed,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}},
@@ -71,30 +72,39 @@ def finish(fit: Fit, run_folder: Path) -> FinishedRun:
 
 def candidate_weights(fit: Fit, run_folder: Path) -> dict[str, Mapping[str, Tensor]]:
     """The weights that might be exported, by the name that `results.json` gives them."""
-    best = "single" if fit.ema is None else "ema"
-    candidates: dict[str, Mapping[str, Tensor]] = {best: read_checkpoint(run_folder / fit.state.best_filename)["model"]}
+    best = best_name(fit)
+    exported = fit.model if fit.ema is None else fit.ema.module
+    try:
+        weights = read_checkpoint(run_folder / fit.state.best_filename)["model"]
+    except CheckpointError as error:
+        print(f"{error}; the last weights take the place of the best ones", file=sys.stderr)
+        weights = {name: tensor.clone() for name, tensor in exported.state_dict().items()}
+    candidates: dict[str, Mapping[str, Tensor]] = {best: weights}
     if fit.ema is not None:  # while training only their average was scored
         candidates["single"] = {name: tensor.clone() for name, tensor in fit.model.state_dict().items()}
-    last = fit.state.scheduled[-fit.config.average_last :] if fit.config.average_last > 1 else []
+    last = list(fit.state.scheduled)[-fit.config.average_last :] if fit.config.average_last > 1 else []
     if len(last) > 1:
         candidates["averaged"] = mean_of_weights([read_checkpoint(run_folder / name)["model"] for name in last])
     return candidates
 
 
-def report(finished: FinishedRun) -> None:
-    """Prints what a user wants to know at the end: scores beside the baseline, samples, the folder, the next command."""
+def best_name(fit: Fit) -> str:
+    """What the weights are called that were scored while training."""
+    return "single" if fit.ema is None else "ema"
+
+
+def report(finished: FinishedRun) -> Iterator[str]:
+    """What a user wants to know at the end, line by line: scores beside the baseline, cost, samples, the model folder."""
     results = finished.results
     part = "validation" if results["test"] is None else "test"
-    print(f"\n{results['task']}: {part} scores of the {results['weights']} weights, step {results['best_step']}")
+    yield f"\n{results['task']}: {part} scores of the {results['weights']} weights, step {results['weights_step']}"
     for name, value in (results["test"] or results["validation"]).items():
         signature = results["signatures"].get(name, "")
-        print(f"  {name:<10} {value:8.4g}    baseline {results['baseline'][name]:8.4g}    {signature}")
+        yield f"  {name:<10} {value:8.4g}    baseline {results['baseline'][name]:8.4g}    {signature}"
     cost = results["cost"]
     throughput = "  ".join(f"{name} {value:,.0f}" for name, value in cost.items() if name != "wall_seconds")
-    print(f"  {results['parameters']:,} parameters  {cost['wall_seconds']:,.0f} s  {throughput}")
+    yield f"  {results['parameters']:,} parameters  {cost['wall_seconds']:,.0f} s  {throughput}"
     for sample in finished.samples[:3]:
-        print()
-        for name, text in sample.items():
-            print(f"  {name:<11} {text}")
-    print(f"\nmodel folder  {finished.model_folder}")
-    sys.stdout.flush()
+        yield ""
+        yield from (f"  {name:<11} {text}" for name, text in sample.items())
+    yield f"\nmodel folder  {finished.model_folder}"

@@ -22,10 +22,10 @@ from transformer_architectures.training.distributed import Ranks
 from transformer_architectures.training.grad_logging import GradientLogger
 from transformer_architectures.training.optimization import build_ema, build_optimizer, build_scheduler
 from transformer_architectures.training.precision import Precision, compile_every_shape
-from transformer_architectures.training.progress import Interval, ProgressReport
+from transformer_architectures.training.progress import ProgressReport
 from transformer_architectures.training.run_folder import Start
 from transformer_architectures.training.signals import Stopped, StopRequest
-from transformer_architectures.training.state import RunState
+from transformer_architectures.training.state import Interval, RunState
 from transformer_architectures.training.step import TrainingStep
 from transformer_architectures.training.task import Batch, DataModule, Scores, Task
 from transformer_architectures.training.tracking import Tracker
@@ -91,28 +91,27 @@ class Fit:
             if self.data.batches_per_epoch(state.epoch) == 0:
                 raise DataError("there is no batch to train on: too few rows for this number of processes")
             self.settle(progress)  # a run that was stopped while it scored has that still to do
-            interval, resumed = Interval(), time.perf_counter()
+            started = time.perf_counter()
             while not state.is_done(config):
                 for micro_batches in self.groups(state.epoch, state.batch_in_epoch):
                     report = self.step(micro_batches)
-                    state.count(report, len(micro_batches), self.data.batches_per_epoch(state.epoch))
+                    now = time.perf_counter()
+                    batches_per_epoch = self.data.batches_per_epoch(state.epoch)
+                    state.count(report, len(micro_batches), batches_per_epoch, seconds=now - started)
+                    state.seconds, started = now - self.started, now
 
-                    interval.add(report)
                     progress.advance(state.global_step)
                     if histograms is not None:
                         histograms.async_log(self.model, state.global_step)
                     if state.global_step % config.log_interval == 0:
-                        self.log(interval, progress)
-                        interval = Interval()
-
-                    now = time.perf_counter()
-                    state.training_seconds += now - resumed
-                    state.seconds = now - self.started
+                        self.log(progress)
                     self.stop_if_asked()
-                    interval.started += self.settle(progress)
-                    resumed = time.perf_counter()
+                    if self.settle(progress):
+                        started = time.perf_counter()
                     if state.is_done(config):
                         break
+            if state.interval.steps:  # what the last line has left
+                self.log(progress)
 
     def total_steps(self) -> int | None:
         """Steps that the limits allow; epochs differ a little in length, so with `max_epochs` it is an estimate."""
@@ -127,28 +126,29 @@ class Fit:
         while group := list(islice(batches, self.config.accumulation_steps)):
             yield group
 
-    def settle(self, progress: ProgressReport) -> float:
-        """Scores and saves where this step asks for it and it has not been done; returns the seconds that it took."""
-        started = time.perf_counter()
-        if self.state.is_validation_due(self.config):
+    def settle(self, progress: ProgressReport) -> bool:
+        """Scores and saves where this step asks for it and it has not been done; whether there was anything to do."""
+        is_validation_due = self.state.is_validation_due(self.config)
+        if is_validation_due:
             self.validate(progress)
         filename = self.state.due_checkpoint(self.config)
         if filename is not None:
-            self.state.scheduled = [*self.state.scheduled, filename][-self.config.keep_checkpoints :]
+            self.state.note_checkpoint(filename, self.config.keep_checkpoints)
             self.save(filename)
             self.prune()
-        return time.perf_counter() - started
+        return is_validation_due or filename is not None
 
     def stop_if_asked(self) -> None:
         """Leaves a checkpoint and raises `Stopped` if any rank got a signal."""
         if self.ranks.any(self.should_stop()):
             self.save(f"step_{self.state.global_step}.pt")
-            raise Stopped(self.should_stop.exit_code)
+            raise Stopped(max(self.ranks.gather(self.should_stop.exit_code)))  # some ranks may have got no signal
 
     # ---------------------------------------------------------------- watching
-    def log(self, interval: Interval, progress: ProgressReport) -> None:
-        """Shows and tracks the means of an interval."""
-        metrics = interval.metrics(float(self.scheduler.get_last_lr()[0]), self.task.unit)
+    def log(self, progress: ProgressReport) -> None:
+        """Shows and tracks the means over the steps since the last time."""
+        metrics = self.state.interval.metrics(float(self.scheduler.get_last_lr()[0]), self.task.unit)
+        self.state.interval = Interval()
         progress.show(self.state.epoch, self.state.global_step, metrics)
         if self.tracker is not None:
             self.tracker.log_metrics(metrics, self.state.global_step)
@@ -196,6 +196,7 @@ class Fit:
         exported: nn.Module = self.ema.module if is_best and self.ema is not None else self.model
         extra = {
             "state": self.state.as_dict(),
+            "data": self.data.digest,
             "random_states": random_states,
             "ema": None if self.ema is None or is_best else self.ema.state_dict(),
         }
@@ -212,10 +213,10 @@ class Fit:
         )
 
     def prune(self) -> None:
-        """Removes all checkpoints but the last ones that were due, and the best; also those that a signal asked for."""
+        """Removes all checkpoints but the last ones that were due, and the best of each; also those that a signal asked for."""
         if self.tracker is None:
             return
-        kept = {*self.state.scheduled, self.state.best_filename}
+        kept = self.state.files_to_keep()
         for path in self.tracker.run_folder.glob("*.pt"):
             if path.name not in kept:
                 path.unlink()
@@ -223,9 +224,14 @@ class Fit:
 
     def load(self, checkpoint: dict[str, Any], origin: str) -> None:
         """Restores everything; the random state last, as building and restoring may draw from it."""
-        restore(checkpoint, origin, self.model, self.optimizer, self.scheduler)
         extra = checkpoint["extra"]
-        self.state = RunState(**extra["state"])
+        if extra["data"] != self.data.digest:
+            raise CheckpointError(
+                f"{origin}: was trained on other data (files have changed, or others are read): no exact way to go on; "
+                "start a new run, from its model folder by Model.pretrained if need be"
+            )
+        restore(checkpoint, origin, self.model, self.optimizer, self.scheduler)
+        self.state = RunState.from_dict(extra["state"])
         self.started -= self.state.seconds
         if self.ema is not None:
             if extra["ema"] is None:

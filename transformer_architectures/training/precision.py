@@ -32,14 +32,21 @@ class Precision:
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one."""
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             "device cuda was asked for, but torch sees no GPU here: use --device cpu or Training.device: cpu"
         )
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r}: expected auto, cpu or cuda") from None
 
 
 def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:

@@ -2,46 +2,10 @@
 
 import sys
 import time
-from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-from transformer_architectures.training.step import StepReport
-
-
-@dataclass
-class Interval:
-    """Sums of step reports since the last log line."""
-
-    loss: float = 0.0
-    num_labels: int = 0
-    num_tokens: int = 0
-    num_positions: int = 0
-    grad_norm: float = 0.0
-    steps: int = 0
-    started: float = field(default_factory=time.perf_counter)
-
-    def add(self, report: StepReport) -> None:
-        """Counts one step."""
-        self.loss += report.loss * report.num_labels
-        self.num_labels += report.num_labels
-        self.num_tokens += report.num_tokens
-        self.num_positions += report.num_positions
-        self.grad_norm += report.grad_norm
-        self.steps += 1
-
-    def metrics(self, learning_rate: float, unit: str) -> dict[str, float]:
-        """Means over the interval; throughput does not count padding."""
-        seconds = time.perf_counter() - self.started
-        return {
-            "train/loss": self.loss / self.num_labels,
-            "train/grad_norm": self.grad_norm / self.steps,
-            "train/learning_rate": learning_rate,
-            f"train/{unit}_per_second": self.num_tokens / seconds,
-            "train/padding_share": 1 - self.num_tokens / self.num_positions,
-        }
 
 
 class ProgressReport:
@@ -109,4 +73,4 @@ def _format(name: str, value: float) -> str:
     return f"{value:.1%}" if name.endswith("share") else f"{value:.4g}"
 
 
-__all__ = ["Interval", "ProgressReport"]
+__all__ = ["ProgressReport"]

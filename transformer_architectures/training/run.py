@@ -77,7 +77,13 @@ def run_training(
             task, data = build(RunContext(precision, ranks, folder.path))
             with should_stop.at_once():
                 data.setup()
+            if tracker is not None:
+                counts = data.row_counts()
+                print("rows  " + "  ".join(f"{name} {count:,}" for name, count in counts.items()), file=sys.stderr)
+                tracker.describe({f"rows/{name}": count for name, count in counts.items()}, {})
             fit = Fit(task, data, config, precision, tracker, should_stop, start, ranks, started)
+            if tracker is not None:  # not before: a checkpoint that does not fit must leave its folder as it was
+                folder.write_config(sections)
             fit.run()
             if tracker is None:
                 return None
@@ -119,7 +125,6 @@ def tracked_run(
             )
         if folder.held is None and not folder.lock():
             raise CheckpointError(f"{folder.path}: another process is training in this folder")
-        folder.write_config(sections)
         print(f"run folder {folder.path}{_origin(start)}", file=sys.stderr)
         yield tracker, folder
         status = "FINISHED"
@@ -135,7 +140,7 @@ def is_finished(start: Start, config: TrainingConfig) -> bool:
     """Whether nothing is left to do: no step to train, and the model folder is that of the last one."""
     if start.checkpoint is None or start.folder is None:
         return False
-    state = RunState(**start.checkpoint["extra"]["state"])
+    state = RunState.from_dict(start.checkpoint["extra"]["state"])
     return state.is_done(config) and start.folder.has_model_of(state.global_step)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from transformer_architectures.config import fingerprint
-from transformer_architectures.errors import CheckpointError
+from transformer_architectures.errors import CheckpointError, ModelFolderError, UsageError
+from transformer_architectures.model_folder import RESULTS, open_model_folder
 from transformer_architectures.training.checkpointing import read_checkpoint
 from transformer_architectures.training.spool import write_json
 from transformer_architectures.training.state import RunState
@@ -75,10 +76,10 @@ class RunFolder:
         return self.path / MODEL
 
     def has_model_of(self, global_step: int) -> bool:
-        """Whether the model folder is that of a run which ended at this step."""
+        """Whether the model folder is whole, and that of a run which ended at this step."""
         try:
-            return bool(json.loads((self.model_dir / "results.json").read_text())["global_step"] == global_step)
-        except (OSError, ValueError, KeyError, TypeError):
+            return open_model_folder(self.model_dir).json(RESULTS).get("global_step") == global_step
+        except ModelFolderError:
             return False
 
     def checkpoints(self) -> list[Path]:
@@ -104,7 +105,7 @@ def read_position(path: Path) -> dict[str, Any]:
     """
     checkpoint = read_checkpoint(path)
     try:
-        RunState(**checkpoint["extra"]["state"])
+        RunState.from_dict(checkpoint["extra"]["state"])
     except (KeyError, TypeError):
         raise CheckpointError(f"{path}: does not say where its run stands, so no training can go on from it") from None
     return checkpoint
@@ -133,8 +134,10 @@ def find_start(resume: str | None, root: Path, model_name: str, wanted_fingerpri
     Raises:
         CheckpointError: the checkpoint or folder that was named cannot be used.
     """
-    if not resume:
+    if resume is None:
         return Start()
+    if not resume:
+        raise UsageError("--resume is empty: give auto, a checkpoint or a run folder, or leave it out")
     if resume == "auto":
         return _newest_of_same_config(root / model_name, wanted_fingerprint)
     path = Path(resume)

@@ -10,6 +10,44 @@ from transformer_architectures.training.task import Scores
 
 
 @dataclass
+class Interval:
+    """Sums of the steps since the last log line: a checkpoint keeps them, so that a resumed run logs the same means."""
+
+    loss: float = 0.0
+    num_labels: int = 0
+    num_tokens: int = 0
+    num_positions: int = 0
+    grad_norm: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+
+    def add(self, report: StepReport, seconds: float) -> None:
+        """Counts one step."""
+        self.loss += report.loss * report.num_labels
+        self.num_labels += report.num_labels
+        self.num_tokens += report.num_tokens
+        self.num_positions += report.num_positions
+        self.grad_norm += report.grad_norm
+        self.steps += 1
+        self.seconds += seconds
+
+    def metrics(self, learning_rate: float, unit: str) -> dict[str, float]:
+        """Means over the interval; throughput does not count padding."""
+        return {
+            "train/loss": self.loss / self.num_labels,
+            "train/grad_norm": self.grad_norm / self.steps,
+            "train/learning_rate": learning_rate,
+            f"train/{unit}_per_second": self.num_tokens / self.seconds,
+            "train/padding_share": 1 - self.num_tokens / self.num_positions,
+        }
+
+
+def best_filename(step: int) -> str:
+    """The file of the weights that were best at a step."""
+    return f"best_{step}.pt"
+
+
+@dataclass
 class RunState:
     """Counters and decisions.
 
@@ -17,8 +55,10 @@ class RunState:
         epoch: of the next batch; batch_in_epoch: micro-batches of it that have been consumed.
         validated_step: the last step whose weights were scored, so that a run killed while scoring scores again.
         scheduled: names of the last checkpoints that were due (not those that a signal asked for): what averaging takes.
+            Each with the step that was best at that time, whose weights it needs.
         seconds: wall time of all processes of this run so far; training_seconds: the part of it that steps took.
         num_tokens: what the steps saw, not counting padding.
+        interval: what has been added up for the next log line.
     """
 
     epoch: int = 0
@@ -28,17 +68,25 @@ class RunState:
     best_score: float | None = None
     best_step: int = 0
     validations_since_best: int = 0
-    scheduled: list[str] = field(default_factory=list)
+    scheduled: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     training_seconds: float = 0.0
     num_tokens: int = 0
+    interval: Interval = field(default_factory=Interval)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RunState":
+        """The state that `as_dict` gave."""
+        return cls(**{**values, "interval": Interval(**values["interval"])})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the checkpoint."""
         return asdict(self)
 
-    def count(self, report: StepReport, micro_batches: int, batches_per_epoch: int) -> None:
+    def count(self, report: StepReport, micro_batches: int, batches_per_epoch: int, seconds: float) -> None:
         """One optimizer step is done; after the last batch of an epoch the position is the start of the next."""
+        self.interval.add(report, seconds)
+        self.training_seconds += seconds
         self.global_step += 1
         self.num_tokens += report.num_tokens
         self.batch_in_epoch += micro_batches
@@ -48,7 +96,16 @@ class RunState:
     @property
     def best_filename(self) -> str:
         """The best weights' file. It bears its step: no later file takes its place before a checkpoint knows of that one."""
-        return f"best_{self.best_step}.pt"
+        return best_filename(self.best_step)
+
+    def note_checkpoint(self, filename: str, keep: int) -> None:
+        """A checkpoint that was due is about to be written; only the last ``keep`` of them stay."""
+        self.scheduled[filename] = self.best_step
+        self.scheduled = dict(list(self.scheduled.items())[-keep:])
+
+    def files_to_keep(self) -> set[str]:
+        """The checkpoints that stay, and what they need to go on."""
+        return {*self.scheduled, *map(best_filename, self.scheduled.values()), self.best_filename}
 
     def is_validation_due(self, config: TrainingConfig) -> bool:
         """Every `validation_interval` steps (or at the end of an epoch), and at the end of the run; once for each step."""
@@ -95,4 +152,4 @@ class RunState:
         )
 
 
-__all__ = ["RunState"]
+__all__ = ["Interval", "RunState"]

@@ -47,6 +47,15 @@ class DataModule(Protocol):
         """Makes or opens the data. Called once, before anything else."""
         ...
 
+    def row_counts(self) -> Mapping[str, int]:
+        """Rows of each part, and of each reason for which training rows were rejected (``rejected: <reason>``)."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Changes when anything changes that the batches depend on: a run goes on with the data that it began with."""
+        ...
+
     def train_dataloader(self, epoch: int = 0, start_batch: int = 0) -> Iterable[Any]:
         """This rank's micro-batches of one epoch, from a position on."""
         ...

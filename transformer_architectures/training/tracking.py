@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from transformer_architectures.command_line import tarch
 from transformer_architectures.errors import ConfigError, TrackingError
 from transformer_architectures.training.checkpointing import resume_mlflow_run
 from transformer_architectures.training.spool import Spool, now, write_json
@@ -31,6 +32,7 @@ from transformer_architectures.training.tracking_destination import (
 from transformer_architectures.training.tracking_sender import Sender
 from transformer_architectures.training.tracking_sync import SyncReport, sync
 
+FOLDER_NAME = re.compile(r"[^./\0][^/\0]{0,199}")
 MAX_LISTED_TABLES = 50  # what fits in one tag
 
 logger = logging.getLogger(__name__)
@@ -89,10 +91,9 @@ class Tracker:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
-        if run_name is not None and (not run_name or "/" in run_name or run_name.startswith(".")):
-            raise ConfigError(
-                f"Training.run_name: {run_name!r} cannot be the name of a folder; leave out '/' and a first '.'"
-            )
+        for key, name in (("run_name", run_name), ("experiment", experiment)):
+            if name is not None and not FOLDER_NAME.fullmatch(name):
+                raise ConfigError(f"Training.{key}: {name!r} cannot be a folder's name; leave out '/' and a first '.'")
         server = os.environ.get("MLFLOW_TRACKING_URI")
         store = LocalStore(checkpoint_root)
         active = mlflow.active_run()
@@ -210,7 +211,7 @@ class Tracker:
             with suppress(MlflowException):  # the journal has the status, `sync` brings it
                 mlflow.end_run(status)
         if any(sender.destination.num_left for sender in self.senders):
-            print(f"To send what is left: tarch sync {self.run_folder}", file=sys.stderr)
+            print(f"To send what is left: {tarch('sync', self.run_folder)}", file=sys.stderr)
 
 
 def open_run(

@@ -21,10 +21,10 @@ class VanillaModelConfig(StrictModel):
     """
 
     architecture: Literal["vanilla"] = "vanilla"
-    vocab_size: int = Field(8000, ge=4)
-    embed_dim: int = Field(256, ge=2)
+    vocab_size: int = Field(8000, ge=4, le=2**24)
+    embed_dim: int = Field(256, ge=2, le=2**16)
     num_heads: int = Field(4, ge=1)
-    ff_dim: int = Field(1024, ge=1)
+    ff_dim: int = Field(1024, ge=1, le=2**18)
     num_layers: int = Field(3, ge=1, validation_alias=AliasChoices("num_layers", "num_stacks"))
     num_encoder_layers: int | None = Field(None, ge=1)
     num_decoder_layers: int | None = Field(None, ge=1)
@@ -49,9 +49,14 @@ class VanillaModelConfig(StrictModel):
     pretrained: str = ""
 
     @model_validator(mode="after")
-    def heads_divide_width(self) -> "VanillaModelConfig":
+    def parts_fit_together(self) -> "VanillaModelConfig":
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} must be divisible by num_heads {self.num_heads}")
+        for name in ("pad_id", "bos_id", "eos_id", "decoder_start_id"):
+            if (token := getattr(self, name)) is not None and token >= self.vocab_size:
+                raise ValueError(f"{name} {token} is no token of a vocabulary of {self.vocab_size}")
+        if self.attention == "additive" and self.attention_backend != "auto":
+            raise ValueError("attention_backend belongs to attention: dot_product; leave it out for additive")
         if self.embed_dim % 2 and self.positions == "sinusoidal":
             raise ValueError(f"sinusoidal positions need an even embed_dim, not {self.embed_dim}")
         return self

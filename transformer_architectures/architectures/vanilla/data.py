@@ -1,8 +1,6 @@
 """Data of the translation task: from parallel text to batches of token ids."""
 
 import json
-import os
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformer_architectures.config import StrictModel
 from transformer_architectures.datasets.parallel_text import ParallelTextConfig
 from transformer_architectures.datasets.token_store import TokenStore
-from transformer_architectures.datasets.translation_corpus import CorpusRecipe, prepare_corpus
+from transformer_architectures.datasets.translation_corpus import CorpusRecipe, prepare_corpus, row_counts
 from transformer_architectures.errors import DataError
+from transformer_architectures.processes import available_cores, ignore_signals
 from transformer_architectures.samplers import TokenBudgetBatchSampler
 from transformer_architectures.tokenization import Tokenizer, load_tokenizer
 
@@ -209,13 +208,22 @@ class TransformerDataModule:
             tokenizer=self.given_tokenizer,
         )
         cache_dir = Path(self.config.cache_dir).expanduser()
-        self.folder = prepare_corpus(recipe, cache_dir, self.rejected_path, num_processes=os.cpu_count() or 1)
+        self.folder = prepare_corpus(recipe, cache_dir, self.rejected_path, num_processes=available_cores())
         self.tokenizer = load_tokenizer(self.folder)
         parts: tuple[Part, ...] = ("train", "validation", "test")
         self._datasets = {part: TransformerDataset(self.folder, part, self.tokenizer.vocab_size) for part in parts}
         if not len(self._datasets["validation"]):
             raise DataError("no row is left for validation: give Data.validation, or a larger Data.validation_fraction")
         self.sampler = self._sampler("train", shuffle=True, rank=self.rank, world_size=self.world_size)
+
+    def row_counts(self) -> dict[str, int]:
+        """Rows of each part, and of each reason for which training rows were rejected."""
+        return row_counts(self.folder)
+
+    @property
+    def digest(self) -> str:
+        """Of settings, content of the files and tokenizer."""
+        return self.folder.name
 
     def dataset(self, part: Part) -> TransformerDataset:
         """The token ids of a part."""
@@ -261,12 +269,6 @@ class TransformerDataModule:
             num_workers=self.config.num_workers,
             # Without one of its own, every loader would draw a number from the global generator.
             generator=torch.Generator().manual_seed(self.seed),
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=ignore_signals,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def _ignore_signals(worker_id: int) -> None:
-    """A signal to the process group must stop the loop at a safe point, not its workers at once."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)

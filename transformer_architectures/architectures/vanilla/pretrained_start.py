@@ -17,6 +17,13 @@ from transformer_architectures.tokenization import Tokenizer
 # What fine-tuning may choose anew; all else belongs to the weights.
 FREE = {"dropout", "attention_dropout", "activation_dropout", "attention_backend", "pretrained"}
 
+# Keys that say the same in another way.
+SAME_AS = {
+    "num_encoder_layers": "encoder_layers",
+    "num_decoder_layers": "decoder_layers",
+    "decoder_start_id": "start_id",
+}
+
 
 @dataclass(frozen=True)
 class PretrainedStart:
@@ -85,9 +92,10 @@ def merged(asked: VanillaModelConfig, found: VanillaModelConfig) -> VanillaModel
         ConfigError: the config sets another key, to another value than the folder's.
     """
     for key in sorted(asked.model_fields_set - FREE):
-        if getattr(asked, key) != getattr(found, key):
+        name = SAME_AS.get(key, key)
+        if getattr(asked, name) != getattr(found, name):
             raise ConfigError(
-                f"Model: {key}: {getattr(asked, key)!r} contradicts {getattr(found, key)!r} of {asked.pretrained}; leave it out"
+                f"Model: {key}: {getattr(asked, name)!r} contradicts {getattr(found, name)!r} of {asked.pretrained}; leave it out"
             )
     return found.model_copy(update={key: getattr(asked, key) for key in FREE & asked.model_fields_set})
 

@@ -23,11 +23,12 @@ from transformer_architectures.architectures.vanilla.data import (
 from transformer_architectures.architectures.vanilla.pretrained_start import PretrainedStart, read_pretrained
 from transformer_architectures.architectures.vanilla.transformer import Transformer
 from transformer_architectures.architectures.vanilla.translator import Translator
+from transformer_architectures.command_line import tarch, write_lines
 from transformer_architectures.config import StrictModel, load_sections
 from transformer_architectures.errors import ConfigError
 from transformer_architectures.generation import GenerationConfig
 from transformer_architectures.metrics import translation_scores, translation_signatures
-from transformer_architectures.training.command import command_as_typed, run_command
+from transformer_architectures.training.command import run_command
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.cross_entropy import linear_cross_entropy
 from transformer_architectures.training.finish import report
@@ -72,7 +73,12 @@ class TranslationTask:
         # A small corpus may not have as many tokens as were asked for.
         tokenizer = self.data.tokenizer
         of_tokenizer = {name: getattr(tokenizer, name) for name in ("vocab_size", *SPECIAL_IDS)}
-        return Transformer(self.model_config.model_copy(update=of_tokenizer))
+        config = self.model_config.model_copy(update=of_tokenizer)
+        if config.start_id >= config.vocab_size:
+            raise ConfigError(
+                f"Model: decoder_start_id: {config.start_id} is no token: the training text gave only {config.vocab_size}"
+            )
+        return Transformer(config)
 
     def compile(self, model: nn.Module) -> None:
         """Compiles both stacks, in place: names in the state dict stay as they are."""
@@ -159,6 +165,11 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> int:
     assert isinstance(data_config, VanillaDataConfig)
     if not model_config.pretrained and (given := sorted(model_config.model_fields_set.intersection(SPECIAL_IDS))):
         raise ConfigError(f"{config_path}: Model: {given[0]}: comes with the tokenizer that is trained; leave it out")
+    if model_config.positions == "learned" and data_config.max_length >= model_config.max_length:
+        raise ConfigError(
+            f"{config_path}: Data: max_length {data_config.max_length} and one special token do not fit into the "
+            f"{model_config.max_length} positions of Model.max_length"
+        )
     pretrained = read_pretrained(model_config) if model_config.pretrained else None
     if pretrained is not None:
         model_config = pretrained.model_config
@@ -180,8 +191,8 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> int:
 
     finished = run_training("vanilla", sections, training_config, build, resume)
     if finished is not None:
-        report(finished)
-        print("translate     " + command_as_typed(f"predict {os.path.relpath(finished.model_folder)} --input FILE"))
+        write_lines(report(finished))
+        write_lines(["translate     " + tarch("predict", os.path.relpath(finished.model_folder), "--input", "FILE")])
     return 0
 
 

@@ -103,7 +103,17 @@ class Transformer(nn.Module):
 
         mask = None if source_mask is None or bool(source_mask.all()) else source_mask != 0
         encoder_output = self.encode(source_ids, mask)
-        return DecodingState(embed, self.decoder, self.output_logits, encoder_output, mask, num_beams, max_length)
+        return DecodingState(
+            embed,
+            self.decoder,
+            self.output_logits,
+            len(source_ids),
+            num_beams,
+            max_length,
+            source_ids.device,
+            encoder_output,
+            mask,
+        )
 
     @staticmethod
     def supplement_causal_mask(

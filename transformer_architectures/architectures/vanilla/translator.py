@@ -124,8 +124,13 @@ class Translator(LoadedModel):
             first_line: number of the first line, for warnings.
 
         Raises:
-            UsageError: more translations than beams are asked for.
+            UsageError: more translations than beams are asked for, an empty batch, or no list of texts.
         """
+        if isinstance(lines, str) or not all(isinstance(line, str) for line in lines):
+            raise UsageError("translate takes a list of texts, one for each line")
+        for name, size in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
+            if size is not None and size < 1:
+                raise UsageError(f"{name} must be at least 1, not {size}")
         num_beams = self.generation.num_beams if num_beams is None else num_beams
         if not 1 <= n_best <= num_beams:
             raise UsageError(f"{n_best}-best translations need at least as many beams, not {num_beams}")
