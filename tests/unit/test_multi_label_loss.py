@@ -129,6 +129,14 @@ def test_extreme_logits_stay_finite(seed: int, settings: dict[str, Any], dtype: 
     assert float(loss.detach()) >= 0
 
 
+def test_the_edge_of_the_clip_has_a_gradient() -> None:
+    """Where p is the clip exactly, the slope of q ** gamma is infinite for gamma < 1: infinite times zero is not a number."""
+    config = MultiLabelLossConfig(kind="asymmetric", gamma_neg=0.5, clip=0.5)
+    logits = torch.zeros(1, 1, requires_grad=True)
+    loss = multi_label_loss(logits, torch.zeros(1, 1), torch.ones(1, 1), config)
+    assert torch.autograd.grad(loss, logits)[0].tolist() == [[pytest.approx(0.0, abs=1e-15)]]
+
+
 def test_a_confident_error_costs_its_logit(seed: int) -> None:
     logits = torch.tensor([[1e4, -1e4]])
     for settings in ({"kind": "bce"}, {"kind": "focal"}, {"kind": "asymmetric", "clip": 0.0}):

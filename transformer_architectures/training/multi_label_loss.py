@@ -210,7 +210,7 @@ def _negative_log_complement(logits: Tensor, gamma: float, clip: float) -> Tenso
     """``-q^γ log(1 - q)`` with ``q = max(p - clip, 0)``."""
     if not clip:
         return _negative_log(-logits, gamma)
-    # The smallest normal number stands for zero: the slope of q^γ at zero is infinite for γ < 1.
+    # The smallest normal number stands for zero, where the slope of q^γ is infinite for γ < 1: times zero that is not a number.
     shifted = (logits.sigmoid() - clip).clamp(min=torch.finfo(logits.dtype).tiny)
     loss = -torch.log1p(-shifted)
     return loss * shifted**gamma if gamma else loss
