@@ -21,6 +21,7 @@ from ctranslate2.converters.transformers import BartLoader
 from torch import Tensor
 from transformers import PegasusConfig, PegasusForConditionalGeneration
 
+from benchmarks.environment import environment
 from benchmarks.training_systems import EOS, PAD, Size
 from transformer_architectures import load_model
 from transformer_architectures.architectures.vanilla import (
@@ -164,6 +165,7 @@ def systems(model: Transformer, fixed_length: int | None, folder: Path) -> dict[
             max_new_tokens=longest,
             suppress_tokens=[*never, EOS] if fixed_length else never,
             length_penalty=1.0,
+            early_stopping=True,  # as ours and CTranslate2: five finished beams end a sentence
         )
         rows = found[:, 1:].tolist()
         return [[token for token in row if token not in (EOS, PAD)] for row in rows]
@@ -253,8 +255,9 @@ def main() -> None:
                 torch.manual_seed(1)
                 work = source_batches(size.vocab, arguments.sentences, arguments.batch_size, None)
                 found.append(compare(size.name, random_model(size), work, arguments.length, arguments.rounds))
+    place = environment("transformers", "ctranslate2")
     with arguments.output.open("a") as file:
-        file.writelines(json.dumps(rows) + "\n" for rows in found)
+        file.writelines(json.dumps({**rows, "rounds": arguments.rounds, "environment": place}) + "\n" for rows in found)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from benchmarks.translation import processor
+from benchmarks.environment import processor
 from transformer_architectures.linear import _onednn, transposed_product
 
 SHAPES = [(1, 128, 512), (16, 128, 128), (64, 128, 512), (500, 128, 128), (500, 128, 6000), (2000, 128, 384)]

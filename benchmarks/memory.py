@@ -11,6 +11,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ def peak_megabytes() -> float:
 
 def alone(function: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
     """The function's result, from a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as pool:  # whose processes may start others, as `setup()` does
+        return pool.submit(function, *arguments).result()
 
 
 def loss_peak(kind: str, tokens: int, vocab: int, dim: int) -> dict[str, float]:

@@ -2,23 +2,23 @@
 
 make bench-env
 .bench/bin/python -m benchmarks.translation train --rounds 5          # see training_speed
-.bench/bin/python -m benchmarks.translation train --compiled
+.bench/bin/python -m benchmarks.translation train --one-shape        # also compiled
 .bench/bin/python -m benchmarks.translation decode                    # see decoding_speed
 .bench/bin/python -m benchmarks.translation decode --model MODEL_DIR
+.bench/bin/python -m benchmarks.translation all --model MODEL_DIR       # these four, one after the other
 .bench/bin/python -m benchmarks.translation table
 """
 
 import json
-import platform
+import subprocess
 import sys
-from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import training_speed
+
 RESULTS = Path("benchmarks/results")
 OURS = "transformer_architectures"
-PACKAGES = ("torch", "transformers", "x-transformers", "joeynmt", "ctranslate2")
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
@@ -26,69 +26,61 @@ def rows_of(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def versions() -> str:
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} not installed")
-    return ", ".join(found)
-
-
-def training_table() -> list[str]:
-    """The last measurement of each cell; the compared peer is the best one of the same precision, compiled or not."""
-    cells = {
-        (row["size"], row["precision"], row["compiled"]): row["systems"] for row in rows_of("training_speed.jsonl")
-    }
-    names = list(dict.fromkeys(name for systems in cells.values() for name in systems))
+def training_tables() -> list[str]:
+    """The last measurement of each cell; systems are compared on the same batches only, each compiled or not as is best for it."""
+    cells = {(row["batches"], row["size"], row["precision"]): row for row in rows_of("training_speed.jsonl")}
     lines = ["## Training, tokens per second that are not padding", ""]
-    lines += ["| size | precision | compiled | " + " | ".join(names) + " |", "|---|---|---|" + "---:|" * len(names)]
-    for (size, precision, compiled), systems in cells.items():
-        speeds = [f"{systems[name]['tokens_per_second']:,.0f}" if name in systems else "failed" for name in names]
-        lines.append(f"| {size} | {precision} | {'yes' if compiled else 'no'} | " + " | ".join(speeds) + " |")
-    lines.append("")
-    for size in dict.fromkeys(key[0] for key in cells):
-        best: dict[str, tuple[float, str]] = {}
-        peers: dict[str, tuple[float, str]] = {}
-        for (other, precision, compiled), systems in cells.items():
-            for name, found in systems.items() if other == size else ():
-                target = best if name == OURS else peers
-                label = f"{name}{', compiled' if compiled else ''}"
-                target[precision] = max(target.get(precision, (0.0, "")), (found["tokens_per_second"], label))
-        as_run = max(
-            found["tokens_per_second"] for name, found in cells.get((size, "fp32", False), {}).items() if name != OURS
+    for batches in dict.fromkeys(key[0] for key in cells):
+        rows = {key[1:]: row["systems"] for key, row in cells.items() if key[0] == batches}
+        names = list(dict.fromkeys(name for systems in rows.values() for name in systems))
+        lines += [f"### {batches}", "", "| size | precision | " + " | ".join(names) + " |"]
+        lines.append("|---|---|" + "---:|" * len(names))
+        for (size, precision), systems in rows.items():
+            speeds = [f"{systems[name]['tokens_per_second']:,.0f}" if name in systems else "failed" for name in names]
+            lines.append(f"| {size} | {precision} | " + " | ".join(speeds) + " |")
+        lines += ["", *ratios(rows), ""]
+    lines += [f"- {place}" for place in dict.fromkeys(row["environment"] for row in cells.values())]
+    return lines
+
+
+def ratios(rows: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
+    """Ours against the best peer: at equal precision, and our best against what peers' users run (fp32, not compiled)."""
+    lines = []
+    for size in dict.fromkeys(size for size, _ in rows):
+        ours_best = 0.0
+        for precision in (precision for other, precision in rows if other == size):
+            speeds = {name: found["tokens_per_second"] for name, found in rows[size, precision].items()}
+            ours = max((name for name in speeds if name.startswith(OURS)), key=speeds.__getitem__)
+            peer = max((name for name in speeds if not name.startswith(OURS)), key=speeds.__getitem__)
+            ours_best = max(ours_best, speeds[ours])
+            lines.append(f"- {size}, both {precision}: {speeds[ours] / speeds[peer]:.2f} x ({ours} against {peer})")
+        plain = {name: found["tokens_per_second"] for name, found in rows[size, "fp32"].items()}
+        as_run = max(speed for name, speed in plain.items() if not name.startswith(OURS) and "compiled" not in name)
+        lines.append(
+            f"- {size}: our best is {ours_best / as_run:.2f} x the best peer as its users run it (fp32, not compiled)"
         )
-        overall = max(speed for speed, _ in best.values())
-        lines.append(f"- {size}: {overall / as_run:.2f} x the best peer as its users run it (fp32, not compiled)")
-        for precision in best:
-            speed, peer = peers[precision]
-            lines.append(
-                f"- {size}, both {precision}: {best[precision][0] / speed:.2f} x ({best[precision][1]} against {peer})"
-            )
     return lines
 
 
 def decoding_table() -> list[str]:
+    """The last measurement of each model; equal: the share of sentences for which a peer found our very output."""
     last = {(row["name"], row["sentences"]): row for row in rows_of("decoding_speed.jsonl")}
-    lines = [
-        "## Decoding, beam 5, fp32, seconds",
-        "",
-        "| model | sentences | batch | ours | generate | CTranslate2 | generate / ours | CTranslate2 / ours |",
-    ]
-    lines.append("|---|---:|---:|---:|---:|---:|---:|---:|")
+    names = (OURS, "transformers generate", "CTranslate2")
+    columns = "| model | sentences | batch | ours | generate | CTranslate2 | generate / ours | CTranslate2 / ours | equal | equal |"
+    lines = ["## Decoding, beam 5, fp32, seconds", "", columns, "|---|" + "---:|" * 9]
     for row in last.values():
-        ours, hf, ct2 = (row[name]["seconds"] for name in (OURS, "transformers generate", "CTranslate2"))
-        lines.append(
-            f"| {row['name']} | {row['sentences']} | {row['batch_size']} | {ours:.1f} | {hf:.1f} | {ct2:.1f} | {hf / ours:.2f} | {ct2 / ours:.2f} |"
-        )
+        ours, generate, ct2 = (row[name]["seconds"] for name in names)
+        equal = [f"{row[name]['equal_to_ours']:.1%}" for name in names[1:]]
+        figures = [
+            f"{ours:.1f}",
+            f"{generate:.1f}",
+            f"{ct2:.1f}",
+            f"{generate / ours:.2f}",
+            f"{ct2 / ours:.2f}",
+            *equal,
+        ]
+        lines.append("| " + " | ".join([row["name"], str(row["sentences"]), str(row["batch_size"]), *figures]) + " |")
+    lines += ["", *(f"- {place}" for place in dict.fromkeys(row["environment"] for row in last.values()))]
     return lines
 
 
@@ -97,26 +89,29 @@ def table() -> None:
     header = [
         "# Translation: training and decoding speed",
         "",
-        f"{date.today()}, {processor()}, 2 threads, Python {platform.python_version()}, {versions()}.",
         "Made by `benchmarks/translation.py`, which says how; medians over rounds in which the systems take turns.",
         "",
     ]
-    (RESULTS / "translation.md").write_text("\n".join([*header, *training_table(), "", *decoding_table()]) + "\n")
+    page = "\n".join([*header, *training_tables(), "", *decoding_table()])
+    (RESULTS / "translation.md").write_text(page + "\n")
 
 
 def main() -> None:
     what = sys.argv.pop(1) if len(sys.argv) > 1 else ""
-    if what == "train":
-        from benchmarks.training_speed import main as run
-    elif what == "decode":
-        from benchmarks.decoding_speed import main as run
-    elif what == "table":
-        run = table
-    else:
+    if what not in ("train", "decode", "all", "table"):
         raise SystemExit(__doc__)
-    run()
-    if what != "table":
-        table()
+    if what == "all":
+        options = sys.argv[1:]
+        for part in (["train"], ["train", "--one-shape"], ["decode"], ["decode", *options]):
+            subprocess.run([sys.executable, "-m", "benchmarks.translation", *part], check=True)
+        return
+    if what == "train":
+        training_speed.main()
+    elif what == "decode":
+        from benchmarks import decoding_speed  # needs peers that training does without
+
+        decoding_speed.main()
+    table()
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def test_a_picture_at_each_interval_drawn_in_the_background(seed: int) -> None:
     from PIL import Image
 
     pictures, model = Pictures(), small_model()
-    logger = GradientLogger(model, pictures, 5)
+    logger = GradientLogger(pictures, 5)
     for step in range(1, 16):
         logger.async_log(model, step)
     pictures.close()
@@ -160,7 +160,7 @@ def test_training_does_not_wait_for_pictures(
 
     monkeypatch.setattr(grad_logging, "Drawing", SlowDrawing)
     pictures, model = Pictures(), small_model()
-    logger = GradientLogger(model, pictures, 1)
+    logger = GradientLogger(pictures, 1)
     for step in range(1, 101):
         logger.async_log(model, step)
     assert not pictures.drawn  # all steps were taken before the first picture was drawn
@@ -171,7 +171,7 @@ def test_training_does_not_wait_for_pictures(
 
 def test_the_function_uses_the_newest_logger(seed: int) -> None:
     pictures, model = Pictures(), small_model()
-    logger = GradientLogger(model, pictures, 2)
+    logger = GradientLogger(pictures, 2)
     for step in range(1, 5):
         async_log(model, step)
     pictures.close()

@@ -145,7 +145,7 @@ class GradientLogger:
     Call `async_log` after the step, while the gradients are there. Pictures that wait when the run is closed are drawn then.
     """
 
-    def __init__(self, model: nn.Module, tracker: PictureLog, interval: int) -> None:
+    def __init__(self, tracker: PictureLog, interval: int) -> None:
         global active_logger
         self.tracker, self.interval = tracker, interval
         self.waiting: queue.SimpleQueue[Histograms | None] = queue.SimpleQueue()
@@ -161,7 +161,7 @@ class GradientLogger:
             return
         if (
             self.waiting.qsize() >= MAX_WAITING
-        ):  # an interval shorter than the drawing takes: training does not wait for pictures
+        ):  # the drawing takes longer than an interval: training does not wait for it
             self.num_skipped += 1
             return
         self.waiting.put(count(model, step))
@@ -194,7 +194,7 @@ def async_log(model: nn.Module, step: int) -> None:
     """
     current = active_logger() if active_logger is not None else None
     if current is None:
-        raise TrackingError("no histograms can be logged: make a GradientLogger(model, tracker, interval) first")
+        raise TrackingError("no histograms can be logged: make a GradientLogger(tracker, interval) first")
     current.async_log(model, step)
 
 

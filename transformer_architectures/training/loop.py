@@ -86,7 +86,7 @@ class Fit:
         config, state = self.config, self.state
         histograms = None
         if self.tracker is not None and config.histogram_interval is not None:
-            histograms = GradientLogger(self.model, self.tracker, config.histogram_interval)
+            histograms = GradientLogger(self.tracker, config.histogram_interval)
         with ProgressReport(self.total_steps(), state.global_step, enabled=self.ranks.is_main) as progress:
             if self.data.batches_per_epoch(state.epoch) == 0:
                 raise DataError("there is no batch to train on: too few rows for this number of processes")

@@ -81,10 +81,9 @@ class TranslationTask:
         return Transformer(config)
 
     def compile(self, model: nn.Module) -> None:
-        """Compiles both stacks, in place: names in the state dict stay as they are."""
+        """Compiles both stacks."""
         assert isinstance(model, Transformer)
-        model.encoder.compile(dynamic=False)
-        model.decoder.compile(dynamic=False)
+        compile_stacks(model)
 
     def loss(self, model: Transformer, batch: LabeledBatch) -> Tensor:
         """Summed, label-smoothed cross-entropy. Only positions that have a label are projected to the vocabulary."""
@@ -145,6 +144,12 @@ class TranslationTask:
         if not sources:
             return {}
         return self._translator(model).evaluate(sources, references, num_beams=num_beams, between_batches=should_stop)
+
+
+def compile_stacks(model: Transformer) -> None:
+    """In place, so names in the state dict stay as they are; a graph for every shape: see `compile_every_shape`."""
+    model.encoder.compile(dynamic=False)
+    model.decoder.compile(dynamic=False)
 
 
 def _part(name: str) -> Part:
