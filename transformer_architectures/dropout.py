@@ -33,7 +33,9 @@ def dropout(inputs: Float[Tensor, "*shape"], p: float, training: bool = True) ->
     """
     if not training or p == 0.0:
         return inputs
-    if inputs.device.type != "cpu":
+    if (
+        inputs.device.type != "cpu" or torch.compiler.is_compiling()
+    ):  # the compiler knows no `random_`, and fuses its own
         return F.dropout(inputs, p)
     kept: Tensor = _DropoutOnCPU.apply(inputs, round((1 - p) * 2**BITS))
     return kept
