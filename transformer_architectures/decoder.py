@@ -6,20 +6,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from transformer_architectures.attention import KeyValueCache
-from transformer_architectures.encoder import final_norm
 from transformer_architectures.masking import AttentionMask, AttentionMaskLike
-from transformer_architectures.transformer_blocks import TransformerBlock, TransformerBlockConfig
+from transformer_architectures.transformer_blocks import TransformerBlockConfig, build_blocks
 
 Hidden = Float[Tensor, "batch length embed_dim"]
 
 
 class Decoder(nn.Module):
-    """``num_layers`` blocks. The caller's ``mask`` says what is hidden, causality included."""
+    """``num_layers`` equal blocks, or one for each declaration. The caller's ``mask`` says what is hidden, causality included."""
 
-    def __init__(self, config: TransformerBlockConfig, num_layers: int) -> None:
+    def __init__(
+        self, config: TransformerBlockConfig | Sequence[TransformerBlockConfig], num_layers: int | None = None
+    ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(num_layers))
-        self.final_norm = final_norm(config)
+        self.blocks, self.final_norm = build_blocks(config, num_layers)
 
     def forward(
         self,

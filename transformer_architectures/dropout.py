@@ -42,7 +42,8 @@ def dropout(inputs: Float[Tensor, "*shape"], p: float, training: bool = True) ->
     threshold = round((1 - p) * 2**BITS)  # in 2^16 numbers: those below it keep their element
     if not training or p == 0.0 or threshold == 2**BITS:
         return inputs
-    if inputs.device.type != "cpu" or threshold == 0:
+    # The compiler knows no `random_`, and fuses its own random numbers with what stands around.
+    if inputs.device.type != "cpu" or threshold == 0 or torch.compiler.is_compiling():
         return F.dropout(inputs, p)
     kept: Tensor = _DropoutOnCPU.apply(inputs, threshold)
     return kept

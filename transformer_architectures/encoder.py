@@ -1,27 +1,33 @@
 """The encoder: N blocks and, where the norm stands before each sub-layer, a final norm."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from transformer_architectures.masking import AttentionMask, AttentionMaskLike
-from transformer_architectures.transformer_blocks import TransformerBlock, TransformerBlockConfig
+from transformer_architectures.transformer_blocks import TransformerBlockConfig, build_blocks
 
 Hidden = Float[Tensor, "batch length embed_dim"]
 
 
-def final_norm(config: TransformerBlockConfig) -> nn.Module:
-    """Pre-norm leaves the sum of all residuals un-normalised, so the stack ends with a norm; a post-norm stack has none."""
-    residual = config.residual
-    return residual.norm.build(config.embed_dim) if residual.pre_layernorm else nn.Identity()
-
-
 class Encoder(nn.Module):
-    """``num_layers`` blocks over one sequence, every token seeing all real tokens."""
+    """Blocks over one sequence, every token seeing all real tokens.
 
-    def __init__(self, config: TransformerBlockConfig, num_layers: int) -> None:
+    Args:
+        config: one declaration for all ``num_layers`` blocks, or one for each.
+        has_final_norm: whether a pre-norm stack ends with its norm; False where the architecture puts that elsewhere.
+    """
+
+    def __init__(
+        self,
+        config: TransformerBlockConfig | Sequence[TransformerBlockConfig],
+        num_layers: int | None = None,
+        has_final_norm: bool = True,
+    ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(num_layers))
-        self.final_norm = final_norm(config)
+        self.blocks, final_norm = build_blocks(config, num_layers)
+        self.final_norm = final_norm if has_final_norm else nn.Identity()
 
     def forward(self, hidden_states: Hidden, mask: AttentionMaskLike = None) -> Hidden:
         mask = AttentionMask.of(mask)

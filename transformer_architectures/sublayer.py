@@ -3,20 +3,33 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from transformer_architectures.dropout import Dropout
+from transformer_architectures.errors import UsageError
 from transformer_architectures.normalization import NormConfig
+
+Hidden = Float[Tensor, "batch length embed_dim"]
 
 
 @dataclass(frozen=True)
 class ResidualConfig:
-    """``pre_layernorm``: ``x + dropout(f(norm(x)))`` (Xiong et al. 2020); otherwise ``norm(x + dropout(f(x)))`` (Vaswani et al. 2017)."""
+    """``pre_layernorm``: ``x + dropout(f(norm(x)))`` (Xiong et al. 2020); otherwise ``norm(x + dropout(f(x)))`` (Vaswani et al. 2017).
+
+    Attributes:
+        stochastic_depth: share of samples that go past ``f`` in training (Huang et al. 2016); the others' branch is scaled up.
+    """
 
     pre_layernorm: bool = True
     dropout: float = 0.0
     norm: NormConfig = field(default_factory=NormConfig)
+    stochastic_depth: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.stochastic_depth < 1:
+            raise UsageError(f"stochastic_depth is a share from 0 to less than 1, not {self.stochastic_depth}")
 
 
 class Residual(nn.Module):
@@ -27,12 +40,21 @@ class Residual(nn.Module):
         self.pre_layernorm = config.pre_layernorm
         self.norm = config.norm.build(embed_dim)
         self.dropout = Dropout(config.dropout)
+        self.stochastic_depth = config.stochastic_depth
 
-    def forward(
-        self, hidden_states: Float[Tensor, "batch length embed_dim"], function: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "batch length embed_dim"]:
+    def forward(self, hidden_states: Hidden, function: Callable[[Tensor], Tensor]) -> Hidden:
         if self.pre_layernorm:
-            update: Tensor = self.dropout(function(self.norm(hidden_states)))
-            return hidden_states + update
-        output: Tensor = self.norm(hidden_states + self.dropout(function(hidden_states)))
+            return self._add(hidden_states, self.dropout(function(self.norm(hidden_states))))
+        output: Tensor = self.norm(self._add(hidden_states, self.dropout(function(hidden_states))))
         return output
+
+    def _add(self, hidden_states: Tensor, branch: Tensor) -> Tensor:
+        if not self.training or self.stochastic_depth == 0.0:
+            return hidden_states + branch
+        kept = 1.0 - self.stochastic_depth
+        # One number for each sample, from torch's global generator: resume needs nothing more.
+        scale = hidden_states.new_empty(len(hidden_states), 1, 1).bernoulli_(kept).div_(kept)
+        return torch.addcmul(hidden_states, branch, scale)
+
+    def extra_repr(self) -> str:
+        return f"pre_layernorm={self.pre_layernorm}, stochastic_depth={self.stochastic_depth}"

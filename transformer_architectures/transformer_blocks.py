@@ -1,6 +1,7 @@
 """The one block that every architecture is declared from."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -28,6 +29,16 @@ class TransformerBlockConfig:
     feedforward: FeedForwardConfig
     residual: ResidualConfig = field(default_factory=ResidualConfig)
     is_decoder: bool = False
+
+    def with_stochastic_depth(self, last: float, num_layers: int) -> list["TransformerBlockConfig"]:
+        """The declarations of ``num_layers`` blocks, alike but for their stochastic depth.
+
+        It grows linearly from 0 at the first block to ``last`` at the last (Huang et al. 2016, section 3; from 0, as in timm).
+        """
+        return [
+            replace(self, residual=replace(self.residual, stochastic_depth=last * index / max(1, num_layers - 1)))
+            for index in range(num_layers)
+        ]
 
 
 class TransformerBlock(nn.Module):
@@ -95,3 +106,28 @@ class TransformerBlock(nn.Module):
         if self.cross_attention is not None:
             hidden_states = self.cross_attention(hidden_states, encoder_output, encoder_mask, cache)
         return self.feedforward(hidden_states)  # type: ignore[no-any-return]
+
+
+def build_blocks(
+    config: TransformerBlockConfig | Sequence[TransformerBlockConfig], num_layers: int | None
+) -> tuple[nn.ModuleList, nn.Module]:
+    """The blocks of a stack, and what stands behind them.
+
+    Pre-norm leaves the sum of all residuals un-normalised, so the stack ends with a norm; a post-norm stack has none.
+
+    Args:
+        config: one declaration for all ``num_layers`` blocks, or one for each (``num_layers`` may be left out then).
+    """
+    if isinstance(config, TransformerBlockConfig):
+        if num_layers is None:
+            raise UsageError("a stack of equal blocks needs num_layers")
+        configs = [config] * num_layers
+    else:
+        configs = list(config)
+        if num_layers not in (None, len(configs)):
+            raise UsageError(f"num_layers is {num_layers}, but {len(configs)} blocks are declared")
+    if not configs:
+        raise UsageError("a stack needs at least one block")
+    residual, embed_dim = configs[-1].residual, configs[-1].embed_dim
+    final_norm = residual.norm.build(embed_dim) if residual.pre_layernorm else nn.Identity()
+    return nn.ModuleList(TransformerBlock(block) for block in configs), final_norm

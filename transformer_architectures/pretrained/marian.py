@@ -10,19 +10,17 @@ They are vanilla Transformers:
   looked up there as it is (in published models: zeros); here training moves it, like any other start token's.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel
 from torch import Tensor
 
 from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
 from transformer_architectures.errors import ModelFolderError
-from transformer_architectures.feedforward import ActivationName
 from transformer_architectures.positions import sinusoids
+from transformer_architectures.pretrained.published_folder import ACTIVATIONS, read_config, read_weights, validated
 from transformer_architectures.pretrained.weight_map import (
     Computed,
     OnlyRow,
@@ -32,18 +30,6 @@ from transformer_architectures.pretrained.weight_map import (
     for_each,
 )
 from transformer_architectures.tokenization import MarianTokenizer
-
-CONFIG, WEIGHTS, PICKLED_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
-
-# The first name of each activation is the one that is written.
-ACTIVATIONS: dict[str, ActivationName] = {
-    "swish": "silu",
-    "silu": "silu",
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
 
 # What all Marian models have in common, as a declaration of ours; the rest follows from `config.json`.
 MARIAN_CHOICES: dict[str, Any] = {
@@ -121,37 +107,32 @@ def config_from_marian(config: Mapping[str, Any]) -> VanillaModelConfig:
     """
     if config.get("model_type") != "marian":
         raise ModelFolderError(f"no Marian model: its model_type is {config.get('model_type')}")
-    try:
-        marian = MarianConfig.model_validate(dict(config))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelFolderError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    marian = validated(MarianConfig, dict(config))
     if (reason := marian.refusal()) is not None:
         raise ModelFolderError(f"this Marian model cannot be a vanilla Transformer: {reason}")
-    try:
-        return VanillaModelConfig.model_validate(
-            {
-                **MARIAN_CHOICES,
-                "vocab_size": marian.vocab_size,
-                "embed_dim": marian.d_model,
-                "num_heads": marian.encoder_attention_heads,
-                "ff_dim": marian.encoder_ffn_dim,
-                "num_layers": marian.encoder_layers,
-                "num_decoder_layers": None if marian.decoder_layers == marian.encoder_layers else marian.decoder_layers,
-                "dropout": marian.dropout,
-                "attention_dropout": marian.attention_dropout,
-                "activation_dropout": marian.activation_dropout,
-                "activation": ACTIVATIONS[marian.activation_function],
-                "max_length": marian.max_position_embeddings,
-                "scale_embedding": marian.scale_embedding,
-                "pad_id": marian.pad_token_id,
-                "bos_id": marian.decoder_start_token_id,
-                "eos_id": marian.eos_token_id,
-                "decoder_start_id": marian.decoder_start_token_id,
-            }
-        )
-    except ValidationError as error:
-        raise ModelFolderError(f"this Marian model is impossible: {error.errors()[0]['msg']}") from None
+    return validated(
+        VanillaModelConfig,
+        {
+            **MARIAN_CHOICES,
+            "vocab_size": marian.vocab_size,
+            "embed_dim": marian.d_model,
+            "num_heads": marian.encoder_attention_heads,
+            "ff_dim": marian.encoder_ffn_dim,
+            "num_layers": marian.encoder_layers,
+            "num_decoder_layers": None if marian.decoder_layers == marian.encoder_layers else marian.decoder_layers,
+            "dropout": marian.dropout,
+            "attention_dropout": marian.attention_dropout,
+            "activation_dropout": marian.activation_dropout,
+            "activation": ACTIVATIONS[marian.activation_function],
+            "max_length": marian.max_position_embeddings,
+            "scale_embedding": marian.scale_embedding,
+            "pad_id": marian.pad_token_id,
+            "bos_id": marian.decoder_start_token_id,
+            "eos_id": marian.eos_token_id,
+            "decoder_start_id": marian.decoder_start_token_id,
+        },
+        "this Marian model is impossible: ",
+    )
 
 
 def config_to_marian(config: VanillaModelConfig) -> dict[str, Any]:
@@ -259,7 +240,7 @@ def marian_weight_map(config: VanillaModelConfig) -> WeightMap:
 def is_marian_folder(path: Path) -> bool:
     """Whether the folder's ``config.json`` is that of a Marian model."""
     try:
-        return _read_config(path).get("model_type") == "marian"
+        return read_config(path).get("model_type") == "marian"
     except ModelFolderError:
         return False
 
@@ -272,8 +253,10 @@ def read_marian_folder(path: Path) -> tuple[VanillaModelConfig, dict[str, Tensor
         UsageError: the package `sentencepiece` is not installed.
     """
     try:
-        config = config_from_marian(_read_config(path))
-        weights = marian_weight_map(config).to_ours(_read_weights(path))
+        config = config_from_marian(read_config(path))
+        convert = f"MarianMTModel.from_pretrained({str(path)!r}).save_pretrained({str(path)!r})"
+        weights = read_weights(path, f"from transformers import MarianMTModel; {convert}")
+        weights = marian_weight_map(config).to_ours(weights)
     except ModelFolderError as error:
         raise ModelFolderError(f"{path}: {error}") from None
     tokenizer = MarianTokenizer.load(path)
@@ -284,34 +267,6 @@ def read_marian_folder(path: Path) -> tuple[VanillaModelConfig, dict[str, Tensor
             f"({config.vocab_size} tokens, {(config.pad_id, config.eos_id)})"
         )
     return config, weights, tokenizer
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((path / CONFIG).read_bytes())
-    except OSError as error:
-        raise ModelFolderError(f"{CONFIG} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ModelFolderError(f"{CONFIG} is no JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ModelFolderError(f"{CONFIG} should be an object, not a {type(content).__name__}")
-    return content
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not (path / WEIGHTS).is_file():
-        if (path / PICKLED_WEIGHTS).is_file():
-            convert = f"MarianMTModel.from_pretrained({str(path)!r}).save_pretrained({str(path)!r})"
-            raise ModelFolderError(
-                f"{PICKLED_WEIGHTS} is a pickle, which may run any code when it is read; if you trust it, convert it: "
-                f'python -c "from transformers import MarianMTModel; {convert}"'
-            )
-        raise ModelFolderError(f"{WEIGHTS} is missing")
-    try:
-        with safe_open(path / WEIGHTS, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ModelFolderError(f"{WEIGHTS} is damaged ({error})") from None
 
 
 __all__ = [

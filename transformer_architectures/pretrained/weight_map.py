@@ -65,16 +65,16 @@ class Rename(Entry):
 
 @dataclass(frozen=True)
 class OnlyRow(Entry):
-    """A vector of ours, which the checkpoint keeps as a matrix with one row."""
+    """A tensor of ours, which the checkpoint keeps as the only row of a larger one."""
 
     ours: str
     theirs: str
 
     def to_ours(self, remaining: Remaining) -> Mapping[str, Tensor]:
-        matrix = remaining.take(self.theirs)
-        if matrix.dim() != 2 or len(matrix) != 1:
-            raise ModelFolderError(f"the weight {self.theirs} has shape {tuple(matrix.shape)}, not that of one row")
-        return {self.ours: matrix[0]}
+        rows = remaining.take(self.theirs)
+        if rows.dim() < 2 or len(rows) != 1:
+            raise ModelFolderError(f"the weight {self.theirs} has shape {tuple(rows.shape)}, not that of one row")
+        return {self.ours: rows[0]}
 
     def to_theirs(self, remaining: Remaining) -> Mapping[str, Tensor]:
         return {self.theirs: remaining.take(self.ours)[None]}
