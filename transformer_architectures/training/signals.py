@@ -61,4 +61,10 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-__all__ = ["EXIT_CODES", "StopRequest", "Stopped", "stop_on_signals"]
+def ignore_signals(worker_id: int) -> None:
+    """For loader workers: a signal to the process group must stop the loop at a safe point, not its workers at once."""
+    for number in EXIT_CODES:
+        signal.signal(number, signal.SIG_IGN)
+
+
+__all__ = ["EXIT_CODES", "StopRequest", "Stopped", "ignore_signals", "stop_on_signals"]

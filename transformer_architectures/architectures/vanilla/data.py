@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from transformer_architectures.datasets.translation_corpus import CorpusRecipe, 
 from transformer_architectures.errors import DataError
 from transformer_architectures.samplers import TokenBudgetBatchSampler
 from transformer_architectures.tokenization import Tokenizer, load_tokenizer
+from transformer_architectures.training.signals import ignore_signals
 
 IGNORED_LABEL = -100  # torch's own convention
 
@@ -261,12 +261,6 @@ class TransformerDataModule:
             num_workers=self.config.num_workers,
             # Without one of its own, every loader would draw a number from the global generator.
             generator=torch.Generator().manual_seed(self.seed),
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=ignore_signals,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def _ignore_signals(worker_id: int) -> None:
-    """A signal to the process group must stop the loop at a safe point, not its workers at once."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
