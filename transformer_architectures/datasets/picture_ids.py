@@ -61,3 +61,9 @@ class PictureIds(Sequence[str]):
         """Where each of ``wanted`` stands first in this sequence; -1 where it does not."""
         found = pc.index_in(wanted.array, value_set=self.array)
         return pc.fill_null(found, -1).to_numpy().astype(np.int64)  # type: ignore[no-any-return]
+
+    def first_repeated(self) -> int | None:
+        """Of sorted ids the place of the first one that the next one is equal to."""
+        repeated = pc.equal(self.array[:-1], self.array[1:]) if len(self) > 1 else pa.array([], pa.bool_())
+        place = pc.index(repeated, True).as_py()
+        return None if place < 0 else int(place)
