@@ -33,6 +33,7 @@ PICTURES_PER_CHUNK = 16
 FEW = 256  # so many are examined here: starting processes would take as long
 
 ColorHistogram = Float64[np.ndarray, "3 256"]
+ColorStatistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +53,14 @@ class PictureCheck:
     color_histogram: ColorHistogram
     pixels: PixelStore | None
 
-    def color_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def color_statistics(self) -> ColorStatistics:
         """Mean and standard deviation of each channel on the scale 0–1, rounded to the 6th digit."""
         values = np.arange(256) / 255
-        mean = self.color_histogram @ values
+        mean = (self.color_histogram * values).sum(axis=1)
         variance = (self.color_histogram * (values - mean[:, None]) ** 2).sum(axis=1)
         std = np.sqrt(variance).clip(min=1 / 255)  # a channel may be the same everywhere
-        return tuple(round(float(number), 6) for number in mean), tuple(round(float(number), 6) for number in std)
+        (r_mean, g_mean, b_mean), (r_std, g_std, b_std) = mean.round(6).tolist(), std.round(6).tolist()
+        return (r_mean, g_mean, b_mean), (r_std, g_std, b_std)
 
 
 def check_pictures(
@@ -171,4 +173,4 @@ def _as_it_is(chunk: list[Examined]) -> list[Examined]:
     return chunk
 
 
-__all__ = ["PictureCheck", "check_pictures", "files_digest"]
+__all__ = ["ColorStatistics", "PictureCheck", "check_pictures", "files_digest"]
