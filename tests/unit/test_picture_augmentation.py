@@ -142,7 +142,9 @@ def test_normalisation(seed: int) -> None:
     preparation = PicturePreparation(height=4, width=5, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
     expected = (pixels.double() / 255 - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(preparation.normalize(pixels).double(), expected, rtol=1e-5, atol=1e-5)
-    assert preparation.normalize(torch.tensor(preparation.mean_color, dtype=torch.uint8)[:, None, None]).abs().max() < 0.02
+    assert (
+        preparation.normalize(torch.tensor(preparation.mean_color, dtype=torch.uint8)[:, None, None]).abs().max() < 0.02
+    )
 
 
 def test_a_preparation_survives_the_model_folder() -> None:
@@ -151,7 +153,8 @@ def test_a_preparation_survives_the_model_folder() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"crop_scale": [0.5, 0.1]}, {"crop_scale": [0.0, 1.0]}, {"crop_scale": [0.5, 1.5]}, {"crop_ratio": [2.0, 1.0]}]
+    "wrong",
+    [{"crop_scale": [0.5, 0.1]}, {"crop_scale": [0.0, 1.0]}, {"crop_scale": [0.5, 1.5]}, {"crop_ratio": [2.0, 1.0]}],
 )
 def test_ranges_must_be_ranges(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="rising order"):

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pictures_on_disk import encoded, random_picture
+from PIL import Image
 
 from transformer_architectures.datasets import picture_check
 from transformer_architectures.datasets.picture_check import PictureCheck, check_pictures, files_digest
@@ -89,7 +89,7 @@ def test_processes_find_what_one_finds(folder: Path, tmp_path: Path, monkeypatch
     random.shuffle(ids)
     here = check(folder, ids, tmp_path / "here", keep_pixels=True)
     monkeypatch.setattr(picture_check, "FEW", 10)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     before = torch.get_rng_state()
     there = check(folder, ids, tmp_path / "there", keep_pixels=True)
     assert torch.equal(torch.get_rng_state(), before)

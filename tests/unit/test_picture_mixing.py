@@ -52,7 +52,9 @@ def test_labels_and_masks_stay_in_their_range(seed: int, share: float) -> None:
     assert (mixed[weights == 0] == 0).all()
     unknown_in_both = (masks == 0) & (masks.roll(1, 0) == 0)
     assert (weights[unknown_in_both] == 0).all()
-    assert float(weights.sum()) == pytest.approx(float(masks.sum()), rel=1e-5)  # nothing gains or loses weight on the whole
+    assert float(weights.sum()) == pytest.approx(
+        float(masks.sum()), rel=1e-5
+    )  # nothing gains or loses weight on the whole
 
 
 @settings(deadline=None)

@@ -22,7 +22,9 @@ def hide_negatives(labels: PictureLabels, fraction: float) -> PictureLabels:
     if fraction == 0:
         return labels
     if labels.is_single_label:
-        raise DataError("Data.hidden_negatives needs listed labels: pictures with one label each have no absent ones to hide")
+        raise DataError(
+            "Data.hidden_negatives needs listed labels: pictures with one label each have no absent ones to hide"
+        )
     lengths = np.diff(labels.offsets)
     picture_hashes = _hashes(labels.picture_ids).repeat(lengths)
     is_kept = labels.is_positive | (_positions(picture_hashes, _hashes(labels.classes)[labels.class_index]) >= fraction)

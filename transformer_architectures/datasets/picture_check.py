@@ -9,6 +9,7 @@ colours, and the decoded pixels of small pictures, are by-products.
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import PIL
 import torch
+import torchvision
 from jaxtyping import Bool, Float64, UInt8
 from torch.utils.data import DataLoader, Dataset
 
@@ -71,7 +73,9 @@ def check_pictures(
     Args:
         path: where the source lies; a change of a file in it is noticed by name, size or time.
     """
-    key = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, keep_pixels, HISTOGRAM_PICTURES]).encode())
+    key = hashlib.sha256(
+        json.dumps([FORMAT, PIL.__version__, torchvision.__version__, keep_pixels, HISTOGRAM_PICTURES]).encode()
+    )
     key.update(files_digest(path))
     for id_ in ids:
         key.update(id_.encode() + b"\n")
@@ -132,7 +136,8 @@ class _Examination(Dataset[list[Examined]]):
         if hash_position(f"colors {id_}") * len(self.ids) >= HISTOGRAM_PICTURES:
             return None
         counts = np.stack([np.bincount(channel.ravel(), minlength=256) for channel in picture])
-        return counts / counts[0].sum()
+        histogram: ColorHistogram = counts / counts[0].sum()
+        return histogram
 
 
 def _write(folder: Path, source: PictureSource, ids: Sequence[str], keep_pixels: bool) -> None:
@@ -141,6 +146,8 @@ def _write(folder: Path, source: PictureSource, ids: Sequence[str], keep_pixels:
     store = PixelStoreWriter(folder) if keep_pixels else None
     with (folder / "rejected.jsonl").open("w", encoding="utf-8") as rejected:
         for place, (id_, examined) in enumerate(zip(ids, _examine_all(source, ids, keep_pixels), strict=True)):
+            if place and place % 100_000 == 0:
+                print(f"{place:,} of {len(ids):,} pictures examined", file=sys.stderr)
             is_usable[place] = examined.reason is None
             if examined.reason is not None:
                 rejected.write(json.dumps([id_, examined.reason]) + "\n")

@@ -1,0 +1,31 @@
+"""The Vision Transformer, and the classification of pictures with many labels by it."""
+
+from transformer_architectures.architectures.vit.augmentation import (
+    AugmentationConfig,
+    PicturePreparation,
+    TrainingAugmentation,
+)
+from transformer_architectures.architectures.vit.data import (
+    Example,
+    LabeledBatch,
+    MultiLabelDataCollator,
+    OpenImagesDataset,
+    TransformerDataModule,
+)
+from transformer_architectures.architectures.vit.data_config import DigitsConfig, PictureFilesConfig, VitDataConfig
+from transformer_architectures.architectures.vit.mixing import PictureMixing
+
+__all__ = [
+    "AugmentationConfig",
+    "DigitsConfig",
+    "Example",
+    "LabeledBatch",
+    "MultiLabelDataCollator",
+    "OpenImagesDataset",
+    "PictureFilesConfig",
+    "PictureMixing",
+    "PicturePreparation",
+    "TrainingAugmentation",
+    "TransformerDataModule",
+    "VitDataConfig",
+]

@@ -32,25 +32,32 @@ class AugmentationConfig(StrictModel):
     """What is done to training pictures, in this order; the mixing of whole pictures comes last, see `mixing.py`."""
 
     crop: Literal["random_resized", "padded", "none"] = Field(
-        "random_resized", description="a random part enlarged; the picture moved by up to `padding`; or as in evaluation"
+        default="random_resized",
+        description="a random part enlarged; the picture moved by up to `padding`; or as in evaluation",
     )
-    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="area of a random resized crop")
-    crop_ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="width : height of a random resized crop")
-    padding: int = Field(4, ge=1, description="pixels on each side, for `crop: padded`")
-    flip: float = Field(0.5, ge=0, le=1, description="share of pictures that are mirrored left to right")
+    crop_scale: tuple[float, float] = Field(default=(0.08, 1.0), description="area of a random resized crop")
+    crop_ratio: tuple[float, float] = Field(
+        default=(3 / 4, 4 / 3), description="width : height of a random resized crop"
+    )
+    padding: int = Field(default=4, ge=1, description="pixels on each side, for `crop: padded`")
+    flip: float = Field(default=0.5, ge=0, le=1, description="share of pictures that are mirrored left to right")
     auto_augment: Literal["none", "randaugment", "trivial"] = "none"
-    randaugment_operations: int = Field(2, ge=1)
-    randaugment_magnitude: int = Field(9, ge=0, le=30)
-    erasing: float = Field(0.0, ge=0, le=1, description="share of pictures of which a rectangle is wiped out")
-    mixup: float = Field(0.0, ge=0, description="parameter of the Beta distribution; 0: never")
-    cutmix: float = Field(0.0, ge=0, description="parameter of the Beta distribution; 0: never")
-    mixed: float = Field(1.0, ge=0, le=1, description="share of batches that are mixed, where mixup or cutmix is on")
+    randaugment_operations: int = Field(default=2, ge=1)
+    randaugment_magnitude: int = Field(default=9, ge=0, le=30)
+    erasing: float = Field(default=0.0, ge=0, le=1, description="share of pictures of which a rectangle is wiped out")
+    mixup: float = Field(default=0.0, ge=0, description="parameter of the Beta distribution; 0: never")
+    cutmix: float = Field(default=0.0, ge=0, description="parameter of the Beta distribution; 0: never")
+    mixed: float = Field(
+        default=1.0, ge=0, le=1, description="share of batches that are mixed, where mixup or cutmix is on"
+    )
 
     @model_validator(mode="after")
     def ranges_are_ranges(self) -> "AugmentationConfig":
         for name, (low, high), highest in (("crop_scale", self.crop_scale, 1.0), ("crop_ratio", self.crop_ratio, 1e3)):
             if not 0 < low <= high <= highest:
-                raise ValueError(f"{name} [{low}, {high}] must be two numbers in rising order, over 0, up to {highest:g}")
+                raise ValueError(
+                    f"{name} [{low}, {high}] must be two numbers in rising order, over 0, up to {highest:g}"
+                )
         return self
 
 
@@ -76,13 +83,16 @@ class PicturePreparation(StrictModel):
     def __call__(self, picture: Pixels) -> UInt8[Tensor, "3 out_height out_width"]:
         """The part of a picture that the model sees, in its size."""
         height, width = picture.shape[1:]
+        if (height, width) == (self.height, self.width) and self.crop_fraction == 1:
+            return picture
         size = [self.height, self.width]
         if self.resize == "center_crop":
             scale = max(self.height / height, self.width / width) / self.crop_fraction
             # Rounding may leave a pixel too few, of a very long picture.
             size = [max(self.height, round(height * scale)), max(self.width, round(width * scale))]
         resized = functional.resize(picture, size, self.interpolation, antialias=True)
-        return functional.center_crop(resized, [self.height, self.width])
+        cropped: Tensor = functional.center_crop(resized, [self.height, self.width])
+        return cropped
 
     def normalize(self, pixels: UInt8[Tensor, "*batch 3 height width"]) -> Float32[Tensor, "*batch 3 height width"]:
         """(pixels / 255 − mean) / std, in fp32 on the device of the pixels."""
@@ -109,7 +119,7 @@ class TrainingAugmentation:
         else:
             steps.append(preparation)
         if config.crop == "padded":
-            steps.append(v2.RandomCrop(size, padding=config.padding, fill=fill))
+            steps.append(_PaddedCrop(config.padding, preparation.mean_color))
         if config.flip:
             steps.append(v2.RandomHorizontalFlip(config.flip))
         if config.auto_augment == "randaugment":
@@ -144,6 +154,20 @@ def drawn_by(*key: int) -> Iterator[None]:
         yield
     finally:
         generator.set_state(state)
+
+
+class _PaddedCrop:
+    """A crop at random of the picture in a frame; torchvision's takes several times as long if the frame has a colour."""
+
+    def __init__(self, padding: int, color: tuple[int, int, int]) -> None:
+        self.padding, self.color = padding, torch.tensor(color, dtype=torch.uint8)[:, None, None]
+
+    def __call__(self, picture: Pixels) -> Pixels:
+        padding, (height, width) = self.padding, picture.shape[1:]
+        framed = self.color.repeat(1, height + 2 * padding, width + 2 * padding)
+        framed[:, padding : padding + height, padding : padding + width] = picture
+        top, left = torch.randint(2 * padding + 1, (2,)).tolist()
+        return framed[:, top : top + height, left : left + width]
 
 
 class _OnPillowImages:

@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformer_architectures.architectures.vit.augmentation import PicturePreparation, TrainingAugmentation
 from transformer_architectures.architectures.vit.data_config import VitDataConfig
 from transformer_architectures.architectures.vit.mixing import PictureMixing
-from transformer_architectures.architectures.vit.picture_parts import ColorStatistics, Part, PicturePart, prepare_parts
+from transformer_architectures.architectures.vit.picture_parts import PicturePart, prepare_parts
+from transformer_architectures.datasets.digits import Part
+from transformer_architectures.datasets.picture_check import ColorStatistics
 from transformer_architectures.datasets.picture_labels import PictureLabels
 from transformer_architectures.datasets.pictures import RejectedPicture, decode_picture
 from transformer_architectures.errors import DataError
@@ -27,7 +29,7 @@ from transformer_architectures.training.signals import ignore_signals
 class Example(NamedTuple):
     """One picture as the model sees it, before normalisation, and what is known of its labels."""
 
-    index: int
+    row: int
     pixels: UInt8[Tensor, "3 height width"]
     labels: Float32[np.ndarray, "classes"]
     masks: Float32[np.ndarray, "classes"]
@@ -141,7 +143,7 @@ class MultiLabelDataCollator:
     epoch: int = 0
 
     def __call__(self, examples: Sequence[Example]) -> LabeledBatch:
-        indices = tuple(example.index for example in examples)
+        indices = tuple(example.row for example in examples)
         pixels = torch.stack([example.pixels for example in examples])
         labels = torch.from_numpy(np.stack([example.labels for example in examples]))
         masks = torch.from_numpy(np.stack([example.masks for example in examples]))

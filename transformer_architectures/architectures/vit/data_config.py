@@ -6,10 +6,18 @@ from pydantic import Field, model_validator
 
 from transformer_architectures.architectures.vit.augmentation import AugmentationConfig, Interpolation
 from transformer_architectures.config import StrictModel
+from transformer_architectures.datasets.digits import DigitPicturesRecipe
 
 
 class DigitsConfig(StrictModel):
-    """The embedded default: pictures of one to four handwritten digits, part of their labels left out."""
+    """The embedded default: pictures of one to four handwritten digits, part of the training labels left out."""
+
+    train: int = Field(DigitPicturesRecipe.train, ge=1, description="pictures; also of the other parts")
+    validation: int = Field(DigitPicturesRecipe.validation, ge=1)
+    test: int = Field(DigitPicturesRecipe.test, ge=1)
+    size: int = Field(DigitPicturesRecipe.size, ge=32, description="pixels on a side")
+    unknown_fraction: float = Field(DigitPicturesRecipe.unknown_fraction, ge=0, lt=1)
+    seed: int = Field(DigitPicturesRecipe.seed, ge=0)
 
 
 class PictureFilesConfig(StrictModel):
@@ -24,7 +32,7 @@ class PictureFilesConfig(StrictModel):
     pictures: str | None = None
     annotations: str | list[str] | None = None
     machine_labels: str | list[str] | None = None
-    machine_confidence: float | None = Field(None, ge=0, le=1, description="0.8 unless given")
+    machine_confidence: float | None = Field(default=None, ge=0, le=1, description="0.8 unless given")
     image_folder: str | None = None
     digits: DigitsConfig | None = None
 

@@ -39,7 +39,9 @@ class PictureMixing:
     cutmix: float = 0.0
     share_of_batches: float = 1.0
 
-    def __call__(self, images: Images, labels: Pairs, masks: Pairs, key: tuple[int, ...]) -> tuple[Images, Pairs, Pairs]:
+    def __call__(
+        self, images: Images, labels: Pairs, masks: Pairs, key: tuple[int, ...]
+    ) -> tuple[Images, Pairs, Pairs]:
         """The mixture that belongs to a key, a pure function of it: (seed, epoch, first picture of the batch)."""
         random = np.random.default_rng(key)
         kinds = [kind for kind, parameter in (("mixup", self.mixup), ("cutmix", self.cutmix)) if parameter > 0]

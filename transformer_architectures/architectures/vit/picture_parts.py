@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 from jaxtyping import Int64
 
 from transformer_architectures.architectures.vit.data_config import PictureFilesConfig, VitDataConfig
-from transformer_architectures.datasets.digits import write_digit_pictures
+from transformer_architectures.datasets.digits import PARTS, DigitPicturesRecipe, Part, digit_pictures
 from transformer_architectures.datasets.hidden_labels import hide_negatives
 from transformer_architectures.datasets.image_folder import read_image_folder
 from transformer_architectures.datasets.openimages import read_openimages
@@ -21,8 +21,6 @@ from transformer_architectures.datasets.pixel_store import PixelStore
 from transformer_architectures.datasets.rejections import RejectionLog
 from transformer_architectures.datasets.splitting import hash_position, is_validation
 from transformer_architectures.errors import DataError
-
-Part = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +102,9 @@ def _read_parts(config: VitDataConfig, cache_dir: Path, listing: TextIO | None) 
         "validation": config.validation,
         "test": config.test,
     }
-    if config.train.digits is not None:
-        config, files = _digits(config, cache_dir)
-    assert files["train"] is not None
-    train = _read("train", files["train"], config, None, listing)
+    if (digits := config.train.digits) is not None:
+        config, files = _with_digits(config, digit_pictures(cache_dir, DigitPicturesRecipe(**digits.model_dump())))
+    train = _read("train", files["train"] or config.train, config, None, listing)
     parts: dict[Part, PicturePart] = {}
     for part, declared in files.items():
         if part != "train" and declared is not None:
@@ -120,6 +117,18 @@ def _read_parts(config: VitDataConfig, cache_dir: Path, listing: TextIO | None) 
     if config.num_samples is not None:
         train = train.select(_sample(train.labels.picture_ids, config.num_samples))
     return {"train": replace(train, labels=hide_negatives(train.labels, config.hidden_negatives)), **parts}
+
+
+def _with_digits(config: VitDataConfig, folder: Path) -> tuple[VitDataConfig, dict[Part, PictureFilesConfig | None]]:
+    """The digits' folder, declared as if a user had."""
+    annotations = folder / "annotations"
+    files: dict[Part, PictureFilesConfig | None] = {
+        part: PictureFilesConfig(
+            pictures=str(folder / part), annotations=str(annotations / f"{part}-annotations-human-imagelabels.csv")
+        )
+        for part in PARTS
+    }
+    return config.model_copy(update={"class_descriptions": str(annotations / "class-descriptions.csv")}), files
 
 
 def _read(
