@@ -123,7 +123,7 @@ def _members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
 def _tar_members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
     with tarfile.open(path, "r:") as archive:
         while (entry := archive.next()) is not None:
-            archive.members.clear()  # it would keep all of them
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
             if entry.isreg() and not entry.issparse():
                 name = entry.name.removeprefix("./")
                 yield name, Member(number, entry.offset_data, entry.size, entry.size, IN_TAR, 0)

@@ -16,7 +16,7 @@ from io import BytesIO
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageChops, TiffImagePlugin
+from PIL import Image, ImageChops, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -69,7 +69,8 @@ def _plain_jpeg(data: bytes, max_pixels: int) -> UInt8[Tensor, "3 height width"]
                 return None
             try:
                 encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                return decode_jpeg(encoded, ImageReadMode.RGB, apply_exif_orientation=True)
+                pixels: Tensor = decode_jpeg(encoded, ImageReadMode.RGB, apply_exif_orientation=True)
+                return pixels
             except RuntimeError:
                 return None
         position += 2 + length
@@ -87,7 +88,7 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> UInt8[Tensor, "3 height
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RejectedPicture(f"over the limit of {max_pixels:,} pixels") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise RejectedPicture("empty file" if not data else f"not a picture ({', '.join(FORMATS)})") from None
     except Exception as error:  # parsers that meet damaged files raise whatever they stumble over
         raise RejectedPicture(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None

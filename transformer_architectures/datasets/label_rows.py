@@ -1,0 +1,145 @@
+"""Rows of an OpenImages label file, streamed by Arrow: a block of rows at a time, as numbers."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from jaxtyping import Bool, Int32, Int64
+
+from transformer_architectures.datasets.rejections import Rejection, RejectionLog
+from transformer_architectures.errors import DataError
+
+BLOCK_BYTES = 2**23
+COLUMNS = ("ImageID", "LabelName", "Confidence")
+LEFT_OUT = -1  # a good row that is not asked for
+_BAD = -2
+
+# What a cell means: a number from 0, `LEFT_OUT`, or the reason why it is bad.
+Meaning = Callable[[str], int | str]
+
+
+class LabelBlock(NamedTuple):
+    """Some rows of a file, in order."""
+
+    ids: pa.Array  # of `large_string`
+    class_codes: Int32[np.ndarray, "rows"]
+    is_positive: Bool[np.ndarray, "rows"]
+    num_left_out: int
+
+
+def read_label_rows(path: Path, label: Meaning, confidence: Meaning, rejections: RejectionLog) -> Iterator[LabelBlock]:
+    """The usable rows of a file with the columns `ImageID`, `LabelName` and `Confidence` (others are passed over).
+
+    A row with the wrong number of columns, a cell that is not UTF-8, or one that has no meaning goes to ``rejections`` with its line.
+    Empty lines are passed over. Quotes are ordinary characters, unless the header has them.
+
+    Args:
+        label: gives the code of a class.
+        confidence: gives 1 (present) or 0 (absent).
+
+    Raises:
+        DataError: the file is missing, damaged, or has other columns.
+    """
+    bad_lines: list[int] = []  # of the wrong number of columns: they never come out of the reader
+
+    def skip(row: Any) -> str:
+        reason = f"{row.actual_columns} columns instead of {row.expected_columns}"
+        rejections.add(Rejection(str(path), row.number, reason))
+        bad_lines.append(row.number)
+        return "skip"
+
+    num_rows = 0
+    try:
+        for batch in _open(path, skip):
+            columns = [batch.column(name) for name in COLUMNS]
+            cells = _Cells(*columns, label, confidence)
+            for row in np.flatnonzero(cells.is_bad).tolist():
+                line = _line_of(num_rows + row, bad_lines)
+                rejections.add(Rejection(str(path), line, cells.reason(row)))
+            num_rows += batch.num_rows
+            yield cells.block()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a label file: {' '.join(str(error).split())}") from None
+
+
+class _Cells:
+    """The three columns of a batch, with a verdict on each row."""
+
+    def __init__(self, ids: pa.Array, labels: pa.Array, confidences: pa.Array, *meanings: Meaning) -> None:
+        self.columns, self.meanings = (ids, labels, confidences), (_id_meaning, *meanings)
+        self.labels, self.confidences = (
+            _codes(column, meaning) for column, meaning in zip(self.columns[1:], meanings, strict=True)
+        )
+        is_bad = (self.labels == _BAD) | (self.confidences == _BAD) | (pa.compute.binary_length(ids).to_numpy() == 0)
+        try:
+            ids.cast(pa.large_string())
+        except pa.ArrowInvalid:
+            is_bad |= [isinstance(_meaning_of(cell, _id_meaning), str) for cell in ids.to_pylist()]
+        is_empty = np.logical_and.reduce([pa.compute.binary_length(column).to_numpy() == 0 for column in self.columns])
+        self.is_bad = is_bad & ~is_empty
+        self.is_left_out = ~is_bad & ((self.labels == LEFT_OUT) | (self.confidences == LEFT_OUT))
+        self.is_usable = ~is_bad & ~self.is_left_out
+
+    def reason(self, row: int) -> str:
+        """Why a row is bad."""
+        for column, meaning in zip(self.columns, self.meanings, strict=True):
+            if isinstance(found := _meaning_of(column[row].as_py(), meaning), str):
+                return found
+        raise AssertionError("the row is not bad")
+
+    def block(self) -> LabelBlock:
+        """What can be used."""
+        ids = self.columns[0].filter(pa.array(self.is_usable)).cast(pa.large_string())
+        is_positive = self.confidences[self.is_usable] == 1
+        return LabelBlock(ids, self.labels[self.is_usable], is_positive, int(self.is_left_out.sum()))
+
+
+def _open(path: Path, skip: Callable[[Any], str]) -> pa.csv.CSVStreamingReader:
+    compression = "gzip" if path.suffix == ".gz" else None
+    with pa.input_stream(str(path), compression=compression) as file:
+        is_quoted = b'"' in file.read(200).partition(b"\n")[0]
+    return pa.csv.open_csv(
+        pa.input_stream(str(path), compression=compression),
+        # In one thread lines are counted; the rows are then worked on while no other core is taken.
+        read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+        parse_options=pa.csv.ParseOptions(
+            invalid_row_handler=skip, quote_char='"' if is_quoted else False, ignore_empty_lines=False
+        ),
+        # As bytes: one cell that is not UTF-8 would otherwise end the reading.
+        convert_options=pa.csv.ConvertOptions(
+            include_columns=COLUMNS, column_types=dict.fromkeys(COLUMNS, pa.binary()), strings_can_be_null=False
+        ),
+    )
+
+
+def _codes(column: pa.Array, meaning: Meaning) -> Int32[np.ndarray, "rows"]:
+    """The meaning of each cell; it is asked for once for each distinct one."""
+    encoded = column.dictionary_encode()
+    meanings = (_meaning_of(cell, meaning) for cell in encoded.dictionary.to_pylist())
+    codes = np.array([_BAD if isinstance(found, str) else found for found in meanings], dtype=np.int32)
+    indices: Int64[np.ndarray, "rows"] = encoded.indices.to_numpy()
+    return codes[indices]
+
+
+def _meaning_of(cell: bytes, meaning: Meaning) -> int | str:
+    try:
+        return meaning(cell.decode("utf-8"))
+    except UnicodeDecodeError:
+        return "not UTF-8"
+
+
+def _id_meaning(picture_id: str) -> int | str:
+    return 0 if picture_id else "no ImageID"
+
+
+def _line_of(row: int, bad_lines: list[int]) -> int:
+    """The line of a row (from 0) of those that the reader gave; it gave no bad lines, and the header is line 1."""
+    line = row + 2
+    for bad_line in bad_lines:
+        if bad_line > line:
+            break
+        line += 1
+    return line
