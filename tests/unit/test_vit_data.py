@@ -1,7 +1,10 @@
 """The picture task's data: every usable picture once, the same pixels for any number of workers and after a resume."""
 
 import json
+import multiprocessing
+import os
 import random
+import signal
 import tarfile
 import zipfile
 from pathlib import Path
@@ -108,6 +111,16 @@ def test_any_number_of_workers_gives_the_same_pictures(tmp_path: Path, labels: L
     assert np.random.get_state()[1].tolist() == numpy_before  # type: ignore[union-attr]
 
 
+def test_workers_ignore_what_stops_the_run(tmp_path: Path, labels: Labels) -> None:
+    loader = make(tmp_path, num_workers=2, augmentation={"crop": "none"}).train_dataloader()
+    batches = iter(loader)
+    first = [next(batches), next(batches)]  # one of each worker: both are at work
+    for worker in multiprocessing.active_children():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(worker.pid or 0, number)
+    assert sum(len(batch.indices) for batch in [*first, *batches]) == len(training_ids(labels))
+
+
 def test_a_resumed_run_sees_the_same_augmented_pictures(tmp_path: Path, labels: Labels) -> None:
     undisturbed = make(tmp_path, augmentation=LIVELY)
     epochs = [[plain(batch) for batch in undisturbed.train_dataloader(epoch)] for epoch in range(2)]
@@ -134,6 +147,15 @@ def test_a_picture_is_augmented_alike_in_any_batch(tmp_path: Path, labels: Label
     alone, together = by_row(one), by_row(*ranks)
     assert len(together) >= len(alone) - 1
     assert all(torch.equal(pixels, alone[row]) for row, pixels in together.items())
+
+
+def test_equal_pictures_do_not_stay_equal(tmp_path: Path, labels: Labels) -> None:
+    content = encoded(random_picture())
+    for id_ in labels:
+        (tmp_path / "train" / f"{id_}.png").write_bytes(content)
+    data = make(tmp_path)
+    epochs = [torch.cat([batch.pixels for batch in data.train_dataloader(epoch)]) for epoch in range(2)]
+    assert len(torch.unique(torch.cat(epochs), dim=0)) > 1.9 * len(training_ids(labels))
 
 
 def test_mixing_keeps_unknown_labels_unknown(tmp_path: Path, labels: Labels) -> None:

@@ -90,7 +90,8 @@ class PicturePreparation(StrictModel):
             scale = max(self.height / height, self.width / width) / self.crop_fraction
             # Rounding may leave a pixel too few, of a very long picture.
             size = [max(self.height, round(height * scale)), max(self.width, round(width * scale))]
-        resized = functional.resize(picture, size, self.interpolation, antialias=True)
+        interpolation = v2.InterpolationMode(self.interpolation)
+        resized = functional.resize(picture, size, interpolation, antialias=True)
         cropped: Tensor = functional.center_crop(resized, [self.height, self.width])
         return cropped
 
