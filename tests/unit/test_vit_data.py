@@ -173,6 +173,17 @@ def test_mixing_keeps_unknown_labels_unknown(tmp_path: Path, labels: Labels) -> 
     )
 
 
+def test_every_batch_of_every_epoch_is_mixed_in_its_own_way(tmp_path: Path, labels: Labels) -> None:
+    data = make(tmp_path, augmentation={"mixup": 1.0})
+    shares = [
+        tuple(sorted({round(value, 4) for value in batch.masks.flatten().tolist()} - {0.0, 1.0}))
+        for epoch in range(3)
+        for batch in data.train_dataloader(epoch)
+        if len(batch.indices) > 1
+    ]
+    assert len(set(shares)) >= len(shares) - 1
+
+
 def test_validation_is_a_split_by_id(tmp_path: Path, labels: Labels) -> None:
     held_out = {id_ for id_ in labels if is_validation(id_, 0.2)}
     assert set(make(tmp_path).dataset("validation").labels.picture_ids) == held_out
