@@ -5,7 +5,7 @@ import posixpath
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from transformer_architectures.datasets.picture_archives import ARCHIVES, ArchiveMembers, index_archives
 from transformer_architectures.datasets.picture_decoding import RejectedPicture, decode_picture
@@ -18,6 +18,7 @@ PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", 
 IdForm = Literal["stem", "path"]
 
 
+@runtime_checkable
 class PictureSource(Protocol):
     """The bytes of pictures by id. It may be forked and pickled; then each process opens its own files."""
 
