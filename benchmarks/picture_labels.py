@@ -27,19 +27,21 @@ def write_rows(path: Path, num_rows: int, is_sorted: bool) -> None:
     """Random ids of 16 digits, some classes far more frequent than others, six in ten labels positive."""
     generator = np.random.default_rng(0)
     num_pictures = int(num_rows / LABELS_PER_PICTURE)
-    ids = np.array([f"{value:016x}" for value in generator.integers(0, 2**63, num_pictures)])
+    ids = pa.array([f"{value:016x}" for value in generator.integers(0, 2**63, num_pictures).tolist()])
     pictures = generator.integers(0, num_pictures, num_rows)
     pictures = np.sort(pictures) if is_sorted else pictures
-    classes = np.array([f"/m/{number:06x}" for number in range(NUM_CLASSES)])
+    classes = pa.array([f"/m/{number:06x}" for number in range(NUM_CLASSES)])
     with path.open("wb") as file:
         file.write(HEADER)
         for start in range(0, num_rows, 1_000_000):
             picked = pictures[start : start + 1_000_000]
             table = pa.table(
                 {
-                    "ImageID": ids[picked],
-                    "Source": np.full(len(picked), "verification"),
-                    "LabelName": classes[(NUM_CLASSES * generator.random(len(picked)) ** 3).astype(np.int64)],
+                    "ImageID": ids.take(pa.array(picked)),
+                    "Source": pa.repeat("verification", len(picked)),
+                    "LabelName": classes.take(
+                        pa.array((NUM_CLASSES * generator.random(len(picked)) ** 3).astype(np.int64))
+                    ),
                     "Confidence": (generator.random(len(picked)) < 0.6).astype(np.int8),
                 }
             )

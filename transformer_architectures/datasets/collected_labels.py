@@ -90,6 +90,7 @@ class CollectedLabels:
         keys += renumbered[np.concatenate(self.class_codes)]
         keys *= SAYINGS
         keys += np.concatenate(self.sayings)
-        self.__init__()  # type: ignore[misc]  # the rows are in the keys now
+        for rows in (self.run_ids, self.run_lengths, self.class_codes, self.sayings):
+            rows.clear()  # what they hold is in the keys now
         keys.sort()
         return ids.take(order), keys[np.concatenate([[True], keys[1:] != keys[:-1]])]

@@ -164,7 +164,8 @@ def _drawn(
     pixels = padded.ravel()
     above = pixels[place] * (1 - right) + pixels[place + 1] * right
     below = pixels[place + 11] * (1 - right) + pixels[place + 12] * right
-    return above * (1 - down) + below * down
+    ink: Float[np.ndarray, "digits canvas canvas"] = above * (1 - down) + below * down
+    return ink
 
 
 def _exposed(
@@ -178,4 +179,5 @@ def _exposed(
     for one in ink:
         light = light + one * generator.uniform(0.3, 0.6)
     light = light + generator.normal(0, generator.uniform(0.02, 0.1), (size, size))
-    return np.round(np.clip(light, 0, 1) * 255).astype(np.uint8)
+    pixels: UInt8[np.ndarray, "size size"] = np.round(np.clip(light, 0, 1) * 255).astype(np.uint8)
+    return pixels

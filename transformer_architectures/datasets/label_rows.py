@@ -1,13 +1,16 @@
 """Rows of an OpenImages label file, streamed by Arrow: a block of rows at a time, as numbers."""
 
+import codecs
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int32
 
 from transformer_architectures.datasets.rejections import Rejection, RejectionLog
 from transformer_architectures.errors import DataError
@@ -16,6 +19,7 @@ BLOCK_BYTES = 2**23
 COLUMNS = ("ImageID", "LabelName", "Confidence")
 LEFT_OUT = -1  # a good row that is not asked for
 _BAD = -2
+NOT_UTF8 = "\x1a"  # the control character "substitute", which is no text
 
 # What a cell means: a number from 0, `LEFT_OUT`, or the reason why it is bad.
 Meaning = Callable[[str], int | str]
@@ -73,12 +77,9 @@ class _Cells:
         self.labels, self.confidences = (
             _codes(column, meaning) for column, meaning in zip(self.columns[1:], meanings, strict=True)
         )
-        is_bad = (self.labels == _BAD) | (self.confidences == _BAD) | (pa.compute.binary_length(ids).to_numpy() == 0)
-        try:
-            ids.cast(pa.large_string())
-        except pa.ArrowInvalid:
-            is_bad |= [isinstance(_meaning_of(cell, _id_meaning), str) for cell in ids.to_pylist()]
-        is_empty = np.logical_and.reduce([pa.compute.binary_length(column).to_numpy() == 0 for column in self.columns])
+        is_bad_id = pc.or_(pc.equal(ids, ""), pc.match_substring(ids, NOT_UTF8)).to_numpy(zero_copy_only=False)
+        is_bad = is_bad_id | (self.labels == _BAD) | (self.confidences == _BAD)
+        is_empty = np.logical_and.reduce([pc.equal(cells, "").to_numpy(zero_copy_only=False) for cells in self.columns])
         self.is_bad = is_bad & ~is_empty
         self.is_left_out = ~is_bad & ((self.labels == LEFT_OUT) | (self.confidences == LEFT_OUT))
         self.is_usable = ~is_bad & ~self.is_left_out
@@ -92,9 +93,36 @@ class _Cells:
 
     def block(self) -> LabelBlock:
         """What can be used."""
-        ids = self.columns[0].filter(pa.array(self.is_usable)).cast(pa.large_string())
-        is_positive = self.confidences[self.is_usable] == 1
-        return LabelBlock(ids, self.labels[self.is_usable], is_positive, int(self.is_left_out.sum()))
+        return LabelBlock(
+            ids=self.columns[0].filter(pa.array(self.is_usable)),
+            class_codes=self.labels[self.is_usable],
+            is_positive=self.confidences[self.is_usable] == 1,
+            num_left_out=int(self.is_left_out.sum()),
+        )
+
+
+class _ValidText(io.RawIOBase):
+    """A file whose bytes that are not UTF-8 are replaced by `NOT_UTF8`; else one of them would end Arrow's reading."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self.file, self.incomplete = file, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """At most ``size`` bytes, none only at the end."""
+        while True:
+            new = self.file.read(size - len(self.incomplete))
+            content: bytes = self.incomplete + new
+            if content.isascii():
+                self.incomplete = b""
+                return content
+            # A character may be cut by the end of what was read. The replacement is shorter than what it stands for.
+            text, used = codecs.utf_8_decode(content, "replace", not new)
+            self.incomplete = content[used:]
+            if text:
+                return text.replace("\ufffd", NOT_UTF8).encode()
 
 
 def _open(path: Path, skip: Callable[[Any], str]) -> pa.csv.CSVStreamingReader:
@@ -102,15 +130,15 @@ def _open(path: Path, skip: Callable[[Any], str]) -> pa.csv.CSVStreamingReader:
     with pa.input_stream(str(path), compression=compression) as file:
         is_quoted = b'"' in file.read(200).partition(b"\n")[0]
     return pa.csv.open_csv(
-        pa.input_stream(str(path), compression=compression),
-        # In one thread lines are counted; the rows are then worked on while no other core is taken.
-        read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+        _ValidText(pa.input_stream(str(path), compression=compression)),
+        read_options=pa.csv.ReadOptions(
+            use_threads=False, block_size=BLOCK_BYTES
+        ),  # with threads, lines have no numbers
         parse_options=pa.csv.ParseOptions(
             invalid_row_handler=skip, quote_char='"' if is_quoted else False, ignore_empty_lines=False
         ),
-        # As bytes: one cell that is not UTF-8 would otherwise end the reading.
         convert_options=pa.csv.ConvertOptions(
-            include_columns=COLUMNS, column_types=dict.fromkeys(COLUMNS, pa.binary()), strings_can_be_null=False
+            include_columns=COLUMNS, column_types=dict.fromkeys(COLUMNS, pa.large_string()), strings_can_be_null=False
         ),
     )
 
@@ -120,15 +148,12 @@ def _codes(column: pa.Array, meaning: Meaning) -> Int32[np.ndarray, "rows"]:
     encoded = column.dictionary_encode()
     meanings = (_meaning_of(cell, meaning) for cell in encoded.dictionary.to_pylist())
     codes = np.array([_BAD if isinstance(found, str) else found for found in meanings], dtype=np.int32)
-    indices: Int64[np.ndarray, "rows"] = encoded.indices.to_numpy()
-    return codes[indices]
+    found: Int32[np.ndarray, "rows"] = codes[encoded.indices.to_numpy()]
+    return found
 
 
-def _meaning_of(cell: bytes, meaning: Meaning) -> int | str:
-    try:
-        return meaning(cell.decode("utf-8"))
-    except UnicodeDecodeError:
-        return "not UTF-8"
+def _meaning_of(cell: str, meaning: Meaning) -> int | str:
+    return "not UTF-8" if NOT_UTF8 in cell else meaning(cell)
 
 
 def _id_meaning(picture_id: str) -> int | str:

@@ -36,7 +36,7 @@ def read_openimages(
 ) -> PictureLabels:
     """Reads label files, plain or `.gz`; pictures come out sorted by id, labels sorted by class.
 
-    Which classes there are: ``classes``, or those in ``classes_trainable``, or those in ``class_descriptions``, or else all that occur.
+    Which classes there are: ``classes``, or those in ``classes_trainable``, or those in ``class_descriptions``, or else all that occur in a file.
     Labels of other classes are left out and counted; with descriptions, a class that has none is an error of its row.
 
     One pair may be listed often (OpenImages has several sources). Where humans contradict each other it counts as unknown:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from transformer_architectures.errors import DataError
 
@@ -17,6 +17,13 @@ class Rejection(NamedTuple):
     reason: str
 
 
+@runtime_checkable
+class Writable(Protocol):
+    """An open text file, as far as a list needs one."""
+
+    def write(self, text: str, /) -> object: ...
+
+
 class RejectionLog:
     """Counts rejections and writes each as a JSON line.
 
@@ -24,7 +31,7 @@ class RejectionLog:
         file: an open text file for the list; without one there are only the counts.
     """
 
-    def __init__(self, file: TextIO | None = None) -> None:
+    def __init__(self, file: Writable | None = None) -> None:
         self.file = file
         self.reasons: Counter[str] = Counter()
 
