@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformer_architectures.datasets.parallel_text import read_lines
+from transformer_architectures.datasets.lines import read_lines
 
 
 def read_text_lines(path: str | None) -> Iterator[str]:

@@ -4,7 +4,6 @@ The package is never imported; only its file is found. Parts are whole chapters,
 task and pre-training: what is test text for one is training text for none.
 """
 
-import hashlib
 import sqlite3
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from transformer_architectures.command_line import uv
+from transformer_architectures.datasets.splitting import hash_position
 from transformer_architectures.errors import DataError
 
 BibleVersion = Literal["web", "bbe", "kjv", "darby", "segond"]
@@ -79,8 +79,7 @@ def clean(text: str) -> str:
 
 def part_of_chapter(book: int, chapter: int) -> Part:
     """Which part a chapter belongs to: a pure function of its number, by hash."""
-    digest = hashlib.sha256(f"{book}:{chapter}".encode()).digest()
-    position = int.from_bytes(digest[:8], "big") / 2**64
+    position = hash_position(f"{book}:{chapter}")
     if position < TEST_SHARE:
         return "test"
     return "validation" if position < TEST_SHARE + VALIDATION_SHARE else "train"

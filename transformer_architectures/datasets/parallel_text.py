@@ -3,10 +3,8 @@
 Every reader streams. A row is a `Pair`, or a `Rejection` that says which line of which file is bad, and why.
 """
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from html import unescape
 from itertools import zip_longest
@@ -17,6 +15,8 @@ from pydantic import Field, model_validator
 
 from transformer_architectures.config import StrictModel
 from transformer_architectures.datasets.bible import BibleVersion, Part, verse_pairs
+from transformer_architectures.datasets.lines import decode, read_lines
+from transformer_architectures.datasets.rejections import Rejection
 from transformer_architectures.errors import DataError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -29,14 +29,6 @@ class Pair(NamedTuple):
     line: int
     source: str
     target: str
-
-
-class Rejection(NamedTuple):
-    """A row that cannot be used."""
-
-    file: str
-    line: int
-    reason: str
 
 
 Row = Pair | Rejection
@@ -175,28 +167,6 @@ def folder_pairs(
         wanted = ", ".join(sorted(missing)) or "<name>"
         raise DataError(f"{folder}: no pair of files {wanted}.{source_language} and .{target_language} (plain or .gz)")
     return [pairs[name] for name in (training_names if names is None else names)]
-
-
-def read_lines(path: Path) -> Iterator[bytes]:
-    """Lines without their ending; only a line feed ends a line. Plain or gzip, by name.
-
-    Raises:
-        DataError: the file is missing or not what its name says.
-    """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for line in file:
-                yield line.removesuffix(b"\n").removesuffix(b"\r")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-
-
-def decode(line: bytes) -> str | None:
-    """UTF-8 text, a byte order mark removed; None if it is not UTF-8."""
-    try:
-        return line.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        return None
 
 
 def _read_two_files(source: Path, target: Path) -> Iterator[Row]:

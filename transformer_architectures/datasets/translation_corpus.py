@@ -1,20 +1,20 @@
 """A parallel corpus on disk: read once, checked, tokenised, cached under the hash of everything that it depends on."""
 
-import fcntl
 import hashlib
 import json
 import shutil
-import tempfile
 import unicodedata
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from transformer_architectures.datasets.bible import Part, bible_path
-from transformer_architectures.datasets.parallel_text import Pair, ParallelTextConfig, Rejection, Row, read_pairs
+from transformer_architectures.datasets.cached_folder import cached_folder, file_digest
+from transformer_architectures.datasets.parallel_text import Pair, ParallelTextConfig, Row, read_pairs
+from transformer_architectures.datasets.rejections import REJECTED, Rejection, RejectionLog
+from transformer_architectures.datasets.splitting import hash_position
 from transformer_architectures.datasets.token_store import TokenStoreWriter
 from transformer_architectures.errors import DataError
 from transformer_architectures.processes import refuse_while_starting
@@ -23,8 +23,8 @@ from transformer_architectures.tokenization.protocol import Tokenizer
 from transformer_architectures.tokenization.subword import SubwordTokenizer
 
 FORMAT = 3  # raise it when what is written below changes
+COUNTS = "counts.json"
 TOKENIZER_PAIRS = 2_000_000  # more text does not change the merges much, and the counts are kept in memory
-REJECTED, COUNTS = "rejected.jsonl", "counts.json"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class CorpusRecipe:
         """SHA-256 over the settings and over the content of every file that is read."""
         digest = hashlib.sha256(json.dumps(self._settings(), sort_keys=True).encode())
         for path in self.files():
-            digest.update(_file_digest(path))
+            digest.update(file_digest(path))
         return digest.hexdigest()
 
     def rows(self, part: Part) -> Iterator[Row]:
@@ -98,26 +98,15 @@ def prepare_corpus(recipe: CorpusRecipe, cache_dir: Path, rejected_path: Path | 
         UsageError: a script calls this while a process that was started from it imports it.
     """
     refuse_while_starting()
-    folder = cache_dir / recipe.digest()[:32]
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        remove_left_overs(cache_dir)
-    except OSError as error:
-        raise DataError(f"Data.cache_dir {cache_dir}: cannot be used ({error.strerror})") from None
-    with _only_one(cache_dir / f"{folder.name}.lock"):
-        if not folder.is_dir():
-            for left_over in cache_dir.glob(
-                f"{folder.name}.part.*"
-            ):  # of a process that was killed while this one waited
-                shutil.rmtree(left_over, ignore_errors=True)
-            work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part.", dir=cache_dir))
-            try:
-                _Maker(recipe, work, num_processes).make()
-                work.rename(folder)
-            finally:
-                if rejected_path is not None and (work / REJECTED).is_file():
-                    shutil.copyfile(work / REJECTED, rejected_path)
-                shutil.rmtree(work, ignore_errors=True)
+
+    def make(work: Path) -> None:
+        try:
+            _Maker(recipe, work, num_processes).make()
+        finally:  # the list is wanted most where there is too much on it
+            if rejected_path is not None and (work / REJECTED).is_file():
+                shutil.copyfile(work / REJECTED, rejected_path)
+
+    folder = cached_folder(cache_dir / recipe.digest()[:32], make)
     if rejected_path is not None:
         shutil.copyfile(folder / REJECTED, rejected_path)
     return folder
@@ -136,18 +125,18 @@ class _Maker:
     recipe: CorpusRecipe
     folder: Path
     num_processes: int
-    rejected: Counter[str] = field(default_factory=Counter)
     accepted: int = 0
 
     def make(self) -> None:
-        with (self.folder / REJECTED).open("w", encoding="utf-8") as log:
+        with (self.folder / REJECTED).open("w", encoding="utf-8") as file:
+            rejections = RejectionLog(file)
             evaluation: dict[Part, list[Pair]] = {"validation": self._validation(), "test": self._given("test")}
             tokenizer = self.recipe.tokenizer or self._train_tokenizer()
             tokenizer.save(self.folder)
-            self._write_train(tokenizer, log)
-        self._check()
+            self._write_train(tokenizer, rejections)
+        self._check(rejections)
         counts: dict[str, int] = {"train": self.accepted, **{part: len(pairs) for part, pairs in evaluation.items()}}
-        counts |= {f"rejected: {reason}": count for reason, count in self.rejected.most_common()}
+        counts |= {f"rejected: {reason}": count for reason, count in rejections.reasons.most_common()}
         (self.folder / COUNTS).write_text(json.dumps(counts), encoding="utf-8")
         for part, pairs in evaluation.items():
             lines = [json.dumps([pair.source, pair.target], ensure_ascii=False) for pair in pairs]
@@ -157,12 +146,12 @@ class _Maker:
                 for tokens in tokenize_pairs(texts, tokenizer, self.num_processes):
                     writer.append(tokens)
 
-    def _write_train(self, tokenizer: Tokenizer, log: TextIO) -> None:
+    def _write_train(self, tokenizer: Tokenizer, rejections: RejectionLog) -> None:
         limit = self.recipe.max_length
         waiting: deque[Pair] = deque()  # pairs on their way through the tokenizer, to be named if they are too long
 
         def texts() -> Iterator[TextPair]:
-            for pair in self._train_pairs(log):
+            for pair in self._train_pairs(rejections):
                 waiting.append(pair)
                 yield TextPair(pair.source, pair.target)
 
@@ -170,7 +159,7 @@ class _Maker:
             for tokens in tokenize_pairs(texts(), tokenizer, self.num_processes):
                 pair = waiting.popleft()
                 if max(len(tokens.source), len(tokens.target)) > limit:
-                    self._reject(Rejection(pair.file, pair.line, f"over the length limit of {limit} tokens"), log)
+                    rejections.add(Rejection(pair.file, pair.line, f"over the length limit of {limit} tokens"))
                 else:
                     writer.append(tokens)
                     self.accepted += 1
@@ -186,12 +175,12 @@ class _Maker:
             (text for pair in pairs for text in (pair.source, pair.target)), self.recipe.vocab_size
         )
 
-    def _train_pairs(self, log: TextIO | None = None) -> Iterator[Pair]:
-        """What is trained on; what is rejected goes to the log, where there is one."""
+    def _train_pairs(self, rejections: RejectionLog | None = None) -> Iterator[Pair]:
+        """What is trained on; what is rejected goes to ``rejections``, where they are given."""
         for part, row in self._split_rows():
             if isinstance(row, Rejection):
-                if log is not None:
-                    self._reject(row, log)
+                if rejections is not None:
+                    rejections.add(row)
             elif part == "train":
                 yield row
 
@@ -223,26 +212,12 @@ class _Maker:
 
     def _is_set_apart(self, source: str) -> bool:
         """By the hash of the sentence: all rows with the same source fall on the same side, in any order of any file."""
-        digest = hashlib.sha256(unicodedata.normalize("NFC", source).encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64 < self.recipe.validation_fraction
+        return hash_position(unicodedata.normalize("NFC", source)) < self.recipe.validation_fraction
 
-    def _reject(self, row: Rejection, log: TextIO) -> None:
-        self.rejected[row.reason] += 1
-        log.write(json.dumps({"file": row.file, "line": row.line, "reason": row.reason}, ensure_ascii=False) + "\n")
-
-    def _check(self) -> None:
+    def _check(self, rejections: RejectionLog) -> None:
         if not self.accepted:
-            raise DataError("no usable pair is left to train on" + self._reasons())
-        share = self.rejected.total() / (self.accepted + self.rejected.total())
-        if share > self.recipe.max_rejected_fraction:
-            raise DataError(
-                f"{share:.2%} of the training rows were rejected, over Data.max_rejected_fraction "
-                f"{self.recipe.max_rejected_fraction:.2%}" + self._reasons()
-            )
-
-    def _reasons(self) -> str:
-        counts = ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common(5))
-        return f" ({counts}; see {REJECTED})" if counts else ""
+            raise DataError("no usable pair is left to train on" + rejections.summary())
+        rejections.check(self.accepted, self.recipe.max_rejected_fraction, "training rows")
 
 
 class PairWriter:
@@ -262,31 +237,6 @@ class PairWriter:
     def __exit__(self, *_: object) -> None:
         for side in self.sides:
             side.close()
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Holds a lock that the kernel releases when the process dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def remove_left_overs(cache_dir: Path) -> None:
-    """Removes what killed processes left half made: whose lock nobody holds."""
-    for left_over in cache_dir.glob("*.part.*"):
-        with (cache_dir / f"{left_over.name.partition('.')[0]}.lock").open("w") as file:
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left_over, ignore_errors=True)
-
-
-def _file_digest(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 __all__ = ["CorpusRecipe", "prepare_corpus", "row_counts"]

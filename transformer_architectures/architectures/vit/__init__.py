@@ -1,9 +1,39 @@
-"""The Vision Transformer, and classification of pictures with it."""
+"""The Vision Transformer, and the classification of pictures with many labels by it."""
 
+from transformer_architectures.architectures.vit.augmentation import (
+    AugmentationConfig,
+    PicturePreparation,
+    TrainingAugmentation,
+)
 from transformer_architectures.architectures.vit.config import VitModelConfig
+from transformer_architectures.architectures.vit.data import (
+    Example,
+    LabeledBatch,
+    MultiLabelDataCollator,
+    OpenImagesDataset,
+    TransformerDataModule,
+)
+from transformer_architectures.architectures.vit.data_config import DigitsConfig, PictureFilesConfig, VitDataConfig
+from transformer_architectures.architectures.vit.mixing import PictureMixing
 from transformer_architectures.architectures.vit.transformer import (
     VisionTransformer,
     VisionTransformerForImageClassification,
 )
 
-__all__ = ["VisionTransformer", "VisionTransformerForImageClassification", "VitModelConfig"]
+__all__ = [
+    "AugmentationConfig",
+    "DigitsConfig",
+    "Example",
+    "LabeledBatch",
+    "MultiLabelDataCollator",
+    "OpenImagesDataset",
+    "PictureFilesConfig",
+    "PictureMixing",
+    "PicturePreparation",
+    "TrainingAugmentation",
+    "TransformerDataModule",
+    "VisionTransformer",
+    "VisionTransformerForImageClassification",
+    "VitDataConfig",
+    "VitModelConfig",
+]

@@ -1,0 +1,161 @@
+"""Augmentation: a pure function of (seed, epoch, picture), right geometry, and the trainer's random numbers untouched."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from transformer_architectures.architectures.vit.augmentation import (
+    AugmentationConfig,
+    PicturePreparation,
+    TrainingAugmentation,
+    drawn_by,
+)
+
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"crop": "padded", "auto_augment": "trivial", "erasing": 0.5},
+    {"crop": "none", "flip": 0.0, "auto_augment": "randaugment"},
+    {"auto_augment": "randaugment", "randaugment_operations": 3, "randaugment_magnitude": 15, "erasing": 1.0},
+]
+
+
+@pytest.fixture
+def picture(seed: int) -> Tensor:
+    """Smooth colours: pixels of pure noise would be changed beyond recognition by any resizing."""
+    coarse = torch.rand(1, 3, 5, 7) * 255
+    return torch.nn.functional.interpolate(coarse, (50, 70), mode="bilinear")[0].to(torch.uint8)
+
+
+def augmentation(height: int = 24, width: int = 32, **config: Any) -> TrainingAugmentation:
+    preparation = PicturePreparation(height=height, width=width, mean=(0.4, 0.5, 0.6))
+    return TrainingAugmentation(AugmentationConfig.model_validate(config), preparation)
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_a_variant_is_a_function_of_its_key(picture: Tensor, seed: int, config: dict[str, Any]) -> None:
+    original = picture.clone()
+    keys = [(seed, epoch, index) for epoch in range(3) for index in range(6)]
+    made = {key: augmentation(**config)(picture, key) for key in keys}
+    torch.manual_seed(5)
+    one = augmentation(**config)
+    for key in reversed(keys):  # in another order, by another object, from another global state
+        assert torch.equal(one(picture, key), made[key])
+        assert made[key].shape == (3, 24, 32) and made[key].dtype == torch.uint8
+    assert len({tuple(variant.flatten().tolist()) for variant in made.values()}) > len(keys) // 2
+    assert torch.equal(picture, original)
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_global_random_numbers_are_untouched(picture: Tensor, seed: int, config: dict[str, Any]) -> None:
+    before = torch.get_rng_state()
+    augmentation(**config)(picture, (seed, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_drawn_by_restores_also_after_an_error(seed: int) -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError):
+        with drawn_by(seed, 1):
+            first = torch.rand(3)
+            raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)
+    with drawn_by(seed, 1):
+        assert torch.equal(torch.rand(3), first)
+    with drawn_by(seed, 2):
+        assert not torch.equal(torch.rand(3), first)
+
+
+def test_a_plain_recipe_is_the_preparation(picture: Tensor, seed: int) -> None:
+    preparation = PicturePreparation(height=24, width=32)
+    plain = TrainingAugmentation(AugmentationConfig(crop="none", flip=0.0), preparation)
+    assert torch.equal(plain(picture, (seed,)), preparation(picture))
+
+
+def test_flip(picture: Tensor, seed: int) -> None:
+    flipped = augmentation(crop="none", flip=1.0)(picture, (seed,))
+    assert torch.equal(flipped, augmentation(crop="none", flip=0.0)(picture, (seed,)).flip(2))
+    mixed = augmentation(crop="none", flip=0.5)
+    count = sum(torch.equal(mixed(picture, (seed, index)), flipped) for index in range(200))
+    assert 60 < count < 140
+
+
+def test_padded_crop_moves_the_picture_and_shows_the_mean_colour(seed: int) -> None:
+    picture = torch.randint(0, 256, (3, 24, 32), dtype=torch.uint8)
+    moves = set()
+    for index in range(300):
+        moved = augmentation(crop="padded", padding=2, flip=0.0)(picture, (seed, index))
+        framed = torch.tensor([102, 128, 153], dtype=torch.uint8)[:, None, None].repeat(1, 28, 36)
+        framed[:, 2:26, 2:34] = picture
+        places = [(y, x) for y in range(5) for x in range(5) if torch.equal(framed[:, y : y + 24, x : x + 32], moved)]
+        moves.update(places)
+        assert places
+    assert len(moves) == 25
+
+
+def test_erasing_shows_the_mean_colour(picture: Tensor, seed: int) -> None:
+    plain = augmentation(crop="none", flip=0.0)(picture, (seed,))
+    erased = augmentation(crop="none", flip=0.0, erasing=1.0)(picture, (seed,))
+    changed = (erased != plain).any(0)
+    assert changed.any() and not changed.all()
+    assert (erased[:, changed] == torch.tensor([[102], [128], [153]])).all()
+
+
+def test_crop_scale_bounds_what_is_seen(seed: int) -> None:
+    rows = torch.arange(200, dtype=torch.uint8)[None, :, None].expand(3, 200, 200).contiguous()
+    for index in range(50):
+        half = augmentation(crop_scale=(0.25, 0.25), crop_ratio=(1.0, 1.0))(rows, (seed, index))
+        assert int(half.max()) - int(half.min()) == pytest.approx(100, abs=6)
+
+
+@pytest.mark.parametrize("shape", [(50, 70), (70, 50), (24, 32), (3, 400), (400, 3), (1, 1), (1000, 24)])
+@pytest.mark.parametrize("resize", ["center_crop", "squash"])
+@pytest.mark.parametrize("crop_fraction", [1.0, 0.875])
+def test_preparation_gives_the_size_of_the_model(shape: tuple[int, int], resize: Any, crop_fraction: float) -> None:
+    prepared = PicturePreparation(height=24, width=32, resize=resize, crop_fraction=crop_fraction)
+    grey = torch.full((3, *shape), 77, dtype=torch.uint8)
+    assert torch.equal(prepared(grey), torch.full((3, 24, 32), 77, dtype=torch.uint8))
+
+
+def test_centre_crop_keeps_the_aspect_and_squash_does_not() -> None:
+    wide = torch.zeros(3, 20, 60, dtype=torch.uint8)
+    wide[:, :, 20:40] = 255  # the middle third
+    assert (PicturePreparation(height=20, width=20)(wide) == 255).all()
+    squashed = PicturePreparation(height=20, width=21, resize="squash")(wide)
+    assert (squashed[:, :, 9:12] == 255).all() and (squashed[:, :, :5] == 0).all() and (squashed[:, :, -5:] == 0).all()
+    margin = PicturePreparation(height=20, width=20, crop_fraction=0.5)(torch.nn.functional.pad(wide, (0, 0, 10, 10)))
+    assert (margin == 255).all()
+
+
+def test_a_picture_of_the_right_size_is_left_alone(seed: int) -> None:
+    picture = torch.randint(0, 256, (3, 24, 32), dtype=torch.uint8)
+    assert torch.equal(PicturePreparation(height=24, width=32)(picture), picture)
+    assert torch.equal(PicturePreparation(height=24, width=32, resize="squash")(picture), picture)
+
+
+def test_normalisation(seed: int) -> None:
+    pixels = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    mean, std = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.3, 0.25])
+    preparation = PicturePreparation(height=4, width=5, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    expected = (pixels.double() / 255 - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(preparation.normalize(pixels).double(), expected, rtol=1e-5, atol=1e-5)
+    assert (
+        preparation.normalize(torch.tensor(preparation.mean_color, dtype=torch.uint8)[:, None, None]).abs().max() < 0.02
+    )
+
+
+def test_a_preparation_survives_the_model_folder() -> None:
+    preparation = PicturePreparation(height=24, width=32, mean=(0.1, 0.2, 0.3), resize="squash")
+    assert PicturePreparation.model_validate_json(json.dumps(preparation.model_dump(mode="json"))) == preparation
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"crop_scale": [0.5, 0.1]}, {"crop_scale": [0.0, 1.0]}, {"crop_scale": [0.5, 1.5]}, {"crop_ratio": [2.0, 1.0]}],
+)
+def test_ranges_must_be_ranges(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="rising order"):
+        AugmentationConfig.model_validate({name: tuple(values) for name, values in wrong.items()})

@@ -1,0 +1,180 @@
+"""OpenImages, V4 to V7: verified labels as CSV files beside folders or tars of pictures.
+
+A human-verified label says that a class is present (confidence 1) or absent (0); what is not listed is unknown. A machine's label,
+where it is used, says present; it never says absent, and it says nothing where a human has.
+"""
+
+import csv
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from transformer_architectures.datasets.collected_labels import CollectedLabels
+from transformer_architectures.datasets.label_rows import LEFT_OUT, Meaning, read_label_rows
+from transformer_architectures.datasets.lines import decode, read_lines
+from transformer_architectures.datasets.picture_labels import PictureLabels
+from transformer_architectures.datasets.pictures import PictureSource
+from transformer_architectures.datasets.rejections import RejectionLog
+from transformer_architectures.errors import DataError
+
+AnyPath = str | Path
+
+
+def read_openimages(
+    annotations: AnyPath | Sequence[AnyPath],
+    pictures: PictureSource | None,
+    class_descriptions: AnyPath | None = None,
+    classes_trainable: AnyPath | None = None,
+    machine_labels: AnyPath | Sequence[AnyPath] = (),
+    machine_confidence: float = 0.8,
+    *,
+    classes: Sequence[str] | None = None,
+    rejections: RejectionLog | None = None,
+) -> PictureLabels:
+    """Reads label files, plain or `.gz`; pictures come out sorted by id, labels sorted by class.
+
+    Which classes there are: ``classes``, or those in ``classes_trainable``, or those in ``class_descriptions``, or else all that occur in a file.
+    Labels of other classes are left out and counted; with descriptions, a class that has none is an error of its row.
+
+    One pair may be listed often (OpenImages has several sources). Where humans contradict each other it counts as unknown:
+    a picture on which they differ verifies nothing. `PictureLabels.notes` says how many.
+
+    Args:
+        annotations: `*-annotations-human-imagelabels.csv`: `ImageID,Source,LabelName,Confidence`.
+        pictures: only pictures that are in it are kept; None keeps all that have labels.
+        class_descriptions: `class-descriptions.csv`: `LabelName,DisplayName`, with or without this header.
+        classes_trainable: `classes-trainable.txt`: a `LabelName` a line.
+        machine_labels: `*-annotations-machine-imagelabels.csv`, used from ``machine_confidence`` on. In OpenImages they begin at 0.5.
+        classes: those of a model or of the training part, in its order of indices: sorted.
+        rejections: gets every row that cannot be used.
+
+    Raises:
+        DataError: a file is missing or damaged, or no label of a picture is left.
+    """
+    rejections = RejectionLog() if rejections is None else rejections
+    descriptions = None if class_descriptions is None else read_class_descriptions(Path(class_descriptions))
+    trainable = None if classes_trainable is None else _read_names(Path(classes_trainable))
+    wanted = next((names for names in (classes, trainable, descriptions) if names is not None), None)
+    codes = _ClassCodes(wanted, None if descriptions is None else set(descriptions))
+
+    collected = CollectedLabels()
+    for path in _paths(annotations):
+        collected.extend(read_label_rows(path, codes, _verified, rejections), is_machine=False)
+    for path in _paths(machine_labels):
+        collected.extend(read_label_rows(path, codes, _sure(machine_confidence), rejections), is_machine=True)
+    if not len(collected):
+        raise DataError(f"{_paths(annotations)[0]}: no usable label is in it{rejections.summary()}")
+
+    rows = collected.sparse_rows(codes.renumbered())
+    class_names = tuple(sorted(codes.codes))
+    labels = PictureLabels(
+        picture_ids=rows.ids,
+        classes=class_names,
+        names=tuple((descriptions or {}).get(name, name) for name in class_names),
+        offsets=rows.offsets,
+        class_index=rows.class_index,
+        is_positive=rows.is_positive,
+        notes=_counted(
+            {
+                "labels were left out: of other classes, or from a machine that is not sure enough": collected.num_left_out,
+                "pairs of picture and class count as unknown: humans contradict each other": rows.contradicted,
+            }
+        ),
+    )
+    return labels if pictures is None else _with_pictures(labels, pictures)
+
+
+def read_class_descriptions(path: Path) -> dict[str, str]:
+    """Display names by `LabelName`; the header is optional.
+
+    Raises:
+        DataError: the file cannot be read, or one of its lines.
+    """
+    names: dict[str, str] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        text = decode(line)
+        cells = [] if text is None else next(csv.reader([text]), [])
+        if number == 1 and cells and cells[0].lower() == "labelname" or text == "":
+            continue
+        if len(cells) != 2 or not cells[0]:
+            raise DataError(f"{path}:{number}: expected LabelName,DisplayName")
+        names[cells[0]] = cells[1].strip() or cells[0]
+    return names
+
+
+def _read_names(path: Path) -> list[str]:
+    names = [(decode(line) or "").strip() for line in read_lines(path)]
+    return [name for name in names if name]
+
+
+class _ClassCodes:
+    """What a `LabelName` means: the number of its class. Without a list of classes, new ones get the next number."""
+
+    def __init__(self, wanted: Iterable[str] | None, described: Collection[str] | None) -> None:
+        self.codes = {name: code for code, name in enumerate(sorted(set(wanted or ())))}
+        self.is_open, self.described = wanted is None, described
+
+    def __call__(self, name: str) -> int | str:
+        if name in self.codes:
+            return self.codes[name]
+        if not name:
+            return "no LabelName"
+        if self.described is not None and name not in self.described:
+            return f"class {name[:40]} is not in the class descriptions"
+        return self.codes.setdefault(name, len(self.codes)) if self.is_open else LEFT_OUT
+
+    def renumbered(self) -> Int64[np.ndarray, "classes"]:
+        """The place of each code's class among the sorted ones."""
+        place = {name: index for index, name in enumerate(sorted(self.codes))}
+        return np.array([place[name] for name in self.codes], dtype=np.int64)
+
+
+def _verified(confidence: str) -> int | str:
+    value = _number(confidence)
+    return int(value) if value in (0, 1) else "confidence is not 0 or 1"
+
+
+def _sure(limit: float) -> Meaning:
+    def meaning(confidence: str) -> int | str:
+        value = _number(confidence)
+        if value is None or not 0 <= value <= 1:
+            return "confidence is not a number between 0 and 1"
+        return 1 if value >= limit else LEFT_OUT
+
+    return meaning
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _with_pictures(labels: PictureLabels, pictures: PictureSource) -> PictureLabels:
+    """Only what has labels and a file."""
+    has_file = pictures.ids().places_of(labels.picture_ids) >= 0
+    kept = labels.select(np.flatnonzero(has_file))
+    if not len(kept):
+        raise DataError(
+            f"none of the {len(labels):,} pictures that have labels is among the {len(pictures.ids()):,} files "
+            f"(labels are of {labels.picture_ids[0]}, files are {pictures.ids()[0]}, ...)"
+        )
+    notes = _counted(
+        {
+            "pictures have labels but no file": len(labels) - len(kept),
+            "pictures have a file but no labels": len(pictures.ids()) - len(kept),
+        }
+    )
+    return replace(kept, notes=labels.notes + notes)
+
+
+def _counted(counts: dict[str, int]) -> tuple[str, ...]:
+    return tuple(f"{count:,} {what}" for what, count in counts.items() if count)
+
+
+def _paths(paths: AnyPath | Sequence[AnyPath]) -> list[Path]:
+    return [Path(path) for path in ([paths] if isinstance(paths, AnyPath) else paths)]

@@ -1,0 +1,138 @@
+"""Files inside tars and zips, found once and then read one by one from anywhere in the archive."""
+
+import os
+import tarfile
+import zipfile
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from transformer_architectures.datasets.picture_decoding import RejectedPicture
+from transformer_architectures.datasets.picture_ids import PictureIds
+from transformer_architectures.errors import DataError
+
+ARCHIVES = (".tar", ".zip")
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+MAX_BYTES = 2**28  # more is no picture, but a mistake or an attack
+ZIP_LOCAL_HEADER = 30  # bytes before the name; the lengths of name and extra field are its last two numbers
+IS_ENCRYPTED = 1
+
+
+class Member(NamedTuple):
+    """Where a file lies: for a zip the offset of its local header, for a tar that of its content."""
+
+    archive: int
+    offset: int
+    size: int  # of the content
+    packed_size: int  # what it takes in the archive
+    method: int  # `zipfile.ZIP_STORED`, `ZIP_DEFLATED`, ...; -1: in a tar; -2: encrypted
+    checksum: int  # CRC-32; not for a tar
+
+
+IN_TAR, ENCRYPTED = -1, -2
+
+
+class ArchiveMembers:
+    """The wanted files of several archives.
+
+    Reading names the offset with each call (`os.pread`), so processes that were forked may share a file. A pickled copy opens its own.
+    """
+
+    def __init__(self, archives: Sequence[Path], paths: PictureIds, members: Int64[np.ndarray, "files 6"]) -> None:
+        self.archives, self.paths, self.members = tuple(archives), paths, members
+        self._files: dict[int, BinaryIO] = {}
+
+    def read(self, place: int) -> bytes:
+        """The content of file number ``place``.
+
+        Raises:
+            RejectedPicture: it is damaged, encrypted, too large or compressed in an unknown way.
+        """
+        member = Member(*self.members[place].tolist())
+        if max(member.size, member.packed_size) > MAX_BYTES:
+            raise RejectedPicture(f"{member.size:,} bytes, over the limit of {MAX_BYTES:,}")
+        if member.method == IN_TAR:
+            return self._bytes(member.archive, member.offset, member.size)
+        if member.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            how = "encrypted" if member.method == ENCRYPTED else f"compressed by method {member.method}"
+            raise RejectedPicture(f"{how} in the archive")
+        header = self._bytes(member.archive, member.offset, ZIP_LOCAL_HEADER)
+        skipped = ZIP_LOCAL_HEADER + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        content = self._bytes(member.archive, member.offset + skipped, member.packed_size)
+        if member.method == zipfile.ZIP_DEFLATED:
+            try:
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.size + 1)
+            except zlib.error:
+                content = b""
+        if len(content) != member.size or zlib.crc32(content) != member.checksum:
+            raise RejectedPicture("damaged in the archive")
+        return content
+
+    def _bytes(self, archive: int, offset: int, size: int) -> bytes:
+        try:
+            if archive not in self._files:
+                self._files[archive] = self.archives[archive].open("rb", buffering=0)
+            content = os.pread(self._files[archive].fileno(), size, offset)
+        except OSError as error:
+            raise RejectedPicture(f"cannot be read: {error.strerror}") from None
+        if len(content) != size:
+            raise RejectedPicture("cut off by the end of the archive")
+        return content
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+
+def index_archives(archives: Sequence[Path], is_wanted: Callable[[str], bool]) -> ArchiveMembers:
+    """Finds all wanted files; of a tar this reads every header, so it takes a moment for millions.
+
+    Raises:
+        DataError: an archive is missing, damaged or of another kind.
+    """
+    numbers = array("q")
+
+    def paths() -> Iterator[str]:
+        for number, path in enumerate(archives):
+            for name, member in _members(path, number):
+                if is_wanted(name):
+                    numbers.extend(member)
+                    yield name
+
+    found = PictureIds.from_strings(paths())
+    return ArchiveMembers(archives, found, np.array(numbers, dtype=np.int64).reshape(-1, len(Member._fields)))
+
+
+def _members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
+    if path.name.endswith(COMPRESSED_TARS):
+        raise DataError(
+            f"{path}: single pictures cannot be read from a compressed tar: unpack it to a .tar or a folder"
+        )
+    if not path.name.endswith(ARCHIVES):
+        raise DataError(f"{path}: not a folder, a .tar or a .zip")
+    try:
+        yield from _zip_members(path, number) if path.suffix == ".zip" else _tar_members(path, number)
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, UnicodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+
+
+def _tar_members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
+    with tarfile.open(path, "r:") as archive:
+        while (entry := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
+            if entry.isreg() and not entry.issparse():
+                name = entry.name.removeprefix("./")
+                yield name, Member(number, entry.offset_data, entry.size, entry.size, IN_TAR, 0)
+
+
+def _zip_members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            method = ENCRYPTED if entry.flag_bits & IS_ENCRYPTED else entry.compress_type
+            if not entry.is_dir():
+                sizes = entry.file_size, entry.compress_size
+                yield entry.filename, Member(number, entry.header_offset, *sizes, method, entry.CRC)

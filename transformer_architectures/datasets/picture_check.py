@@ -1,0 +1,183 @@
+"""Which pictures can be used is known before the first step: each is decoded once, in several processes, and the result is kept.
+
+A look at the headers alone would be faster and finds no truncated file; a picture that is found to be bad in the middle of a
+run would change batches, or end the run. Decoding everything costs about as much as the loader's work for one epoch, once:
+the result is cached under the hash of the ids and of the files' names, sizes and times of change. The histograms of the
+colours, and the decoded pixels of small pictures, are by-products.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+from jaxtyping import Bool, Float64, UInt8
+from torch.utils.data import DataLoader, Dataset
+
+from transformer_architectures.datasets.cached_folder import cached_folder
+from transformer_architectures.datasets.pictures import PictureSource, RejectedPicture, decode_picture
+from transformer_architectures.datasets.pixel_store import PixelStore, PixelStoreWriter
+from transformer_architectures.datasets.rejections import Rejection
+from transformer_architectures.datasets.splitting import hash_position
+from transformer_architectures.processes import available_cores, ignore_signals
+
+FORMAT = 1  # raise it when what is written below changes
+HISTOGRAM_PICTURES = 10_000  # more do not change the third digit of mean and standard deviation
+PICTURES_PER_CHUNK = 16
+FEW = 256  # so many are examined here: starting processes would take as long
+
+ColorHistogram = Float64[np.ndarray, "3 256"]
+ColorStatistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation
+
+
+@dataclass(frozen=True, eq=False)
+class PictureCheck:
+    """What examining pictures found.
+
+    Attributes:
+        is_usable: for each id that was asked for.
+        rejections: the others, with their reasons.
+        color_histogram: share of the pixels that have a value, for each channel, every picture with the same weight; of a sample
+            of `HISTOGRAM_PICTURES` that is chosen by hash. NaN if no picture can be used.
+        pixels: all of them decoded, where that was asked for.
+    """
+
+    is_usable: Bool[np.ndarray, "pictures"]
+    rejections: tuple[Rejection, ...]
+    color_histogram: ColorHistogram
+    pixels: PixelStore | None
+
+    def color_statistics(self) -> ColorStatistics:
+        """Mean and standard deviation of each channel on the scale 0–1, rounded to the 6th digit."""
+        values = np.arange(256) / 255
+        mean = (self.color_histogram * values).sum(axis=1)
+        variance = (self.color_histogram * (values - mean[:, None]) ** 2).sum(axis=1)
+        std = np.sqrt(variance).clip(min=1 / 255)  # a channel may be the same everywhere
+        (r_mean, g_mean, b_mean), (r_std, g_std, b_std) = mean.round(6).tolist(), std.round(6).tolist()
+        return (r_mean, g_mean, b_mean), (r_std, g_std, b_std)
+
+
+def check_pictures(
+    source: PictureSource, path: Path, ids: Sequence[str], cache_dir: Path, keep_pixels: bool = False
+) -> PictureCheck:
+    """Examines pictures, or finds the result of an earlier time in the cache.
+
+    Args:
+        path: where the source lies; a change of a file in it is noticed by name, size or time.
+    """
+    key = hashlib.sha256(
+        json.dumps([FORMAT, PIL.__version__, torchvision.__version__, keep_pixels, HISTOGRAM_PICTURES]).encode()
+    )
+    key.update(files_digest(path))
+    for id_ in ids:
+        key.update(id_.encode() + b"\n")
+
+    folder = cached_folder(
+        cache_dir / f"pictures-{key.hexdigest()[:32]}", lambda work: _write(work, source, ids, keep_pixels)
+    )
+    rejected = [json.loads(line) for line in (folder / "rejected.jsonl").read_text(encoding="utf-8").splitlines()]
+    return PictureCheck(
+        is_usable=np.load(folder / "is_usable.npy"),
+        rejections=tuple(Rejection(id_, None, reason) for id_, reason in rejected),
+        color_histogram=np.load(folder / "color_histogram.npy"),
+        pixels=PixelStore(folder) if keep_pixels else None,
+    )
+
+
+def files_digest(path: Path) -> bytes:
+    """SHA-256 over names, sizes and times of change of a file, or of all files of a tree; their content is not read."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(Path(root, name) for root, _, names in os.walk(path) for name in names)
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="replace"))
+    return digest.digest()
+
+
+class Examined(NamedTuple):
+    """What is found of one picture."""
+
+    reason: str | None  # why it cannot be used
+    color_histogram: ColorHistogram | None = None
+    pixels: UInt8[np.ndarray, "3 height width"] | None = None
+
+
+class _Examination(Dataset[list[Examined]]):
+    """Item ``i`` examines the ``i``-th chunk of pictures: a loader is all that is needed to do it in parallel and in order."""
+
+    def __init__(self, source: PictureSource, ids: Sequence[str], keep_pixels: bool) -> None:
+        self.source, self.ids, self.keep_pixels = source, ids, keep_pixels
+
+    def __len__(self) -> int:
+        return -(-len(self.ids) // PICTURES_PER_CHUNK)
+
+    def __getitem__(self, chunk: int) -> list[Examined]:
+        start = chunk * PICTURES_PER_CHUNK
+        return [self._examine(id_) for id_ in self.ids[start : start + PICTURES_PER_CHUNK]]
+
+    def _examine(self, id_: str) -> Examined:
+        if id_ not in self.source:
+            return Examined("no such picture")
+        try:
+            picture = decode_picture(self.source.read(id_)).numpy()
+        except RejectedPicture as rejection:
+            return Examined(rejection.reason)
+        return Examined(None, self._histogram(id_, picture), picture if self.keep_pixels else None)
+
+    def _histogram(self, id_: str, picture: UInt8[np.ndarray, "3 height width"]) -> ColorHistogram | None:
+        if hash_position(f"colors {id_}") * len(self.ids) >= HISTOGRAM_PICTURES:
+            return None
+        counts = np.stack([np.bincount(channel.ravel(), minlength=256) for channel in picture])
+        histogram: ColorHistogram = counts / counts[0].sum()
+        return histogram
+
+
+def _write(folder: Path, source: PictureSource, ids: Sequence[str], keep_pixels: bool) -> None:
+    is_usable = np.zeros(len(ids), dtype=bool)
+    histogram, num_histograms = np.zeros((3, 256)), 0
+    store = PixelStoreWriter(folder) if keep_pixels else None
+    with (folder / "rejected.jsonl").open("w", encoding="utf-8") as rejected:
+        for place, (id_, examined) in enumerate(zip(ids, _examine_all(source, ids, keep_pixels), strict=True)):
+            if place and place % 100_000 == 0:
+                print(f"{place:,} of {len(ids):,} pictures examined", file=sys.stderr)
+            is_usable[place] = examined.reason is None
+            if examined.reason is not None:
+                rejected.write(json.dumps([id_, examined.reason]) + "\n")
+            if examined.color_histogram is not None:
+                histogram += examined.color_histogram
+                num_histograms += 1
+            if store is not None:
+                store.append(examined.pixels)
+    if store is not None:
+        store.close()
+    np.save(folder / "is_usable.npy", is_usable)
+    np.save(folder / "color_histogram.npy", histogram / num_histograms if num_histograms else histogram * np.nan)
+
+
+def _examine_all(source: PictureSource, ids: Sequence[str], keep_pixels: bool) -> Iterator[Examined]:
+    chunks = DataLoader(
+        _Examination(source, ids, keep_pixels),
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=available_cores() if len(ids) > FEW else 0,
+        generator=torch.Generator(),  # of its own, or it would draw from the global one
+        worker_init_fn=ignore_signals,
+    )
+    for chunk in chunks:
+        yield from chunk
+
+
+def _as_it_is(chunk: list[Examined]) -> list[Examined]:
+    """Loaders would turn arrays into tensors."""
+    return chunk
+
+
+__all__ = ["ColorStatistics", "PictureCheck", "check_pictures", "files_digest"]

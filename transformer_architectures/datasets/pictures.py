@@ -1,0 +1,173 @@
+"""Where pictures come from: a folder tree, tar shards, or a zip; each is asked for by its id."""
+
+import os
+import posixpath
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+from transformer_architectures.datasets.picture_archives import ARCHIVES, ArchiveMembers, index_archives
+from transformer_architectures.datasets.picture_decoding import RejectedPicture, decode_picture
+from transformer_architectures.datasets.picture_ids import PictureIds
+from transformer_architectures.errors import DataError
+
+# Everything else in a folder or an archive is passed over.
+PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
+
+IdForm = Literal["stem", "path"]
+
+
+@runtime_checkable
+class PictureSource(Protocol):
+    """The bytes of pictures by id. It may be forked and pickled; then each process opens its own files."""
+
+    def read(self, picture_id: str) -> bytes:
+        """A picture file's content.
+
+        Raises:
+            RejectedPicture: the file is there and cannot be read.
+            DataError: there is no picture of that id.
+        """
+
+    def __contains__(self, picture_id: object) -> bool: ...
+
+    def ids(self) -> PictureIds:
+        """All ids, sorted and distinct."""
+
+
+class FolderPictures:
+    """The picture files of a folder tree, at any depth; links are followed.
+
+    Args:
+        paths: of all pictures, relative to the folder, with ``/``.
+        id_form: whether a picture's id is its file's name without the ending, or its whole relative path.
+    """
+
+    def __init__(self, folder: Path, paths: PictureIds, id_form: IdForm) -> None:
+        self.folder = folder
+        self._index = _Index(paths, id_form, str(folder))
+
+    def read(self, picture_id: str) -> bytes:
+        path = self.folder / self._index.path(picture_id)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise RejectedPicture(f"cannot be read: {error.strerror}") from None
+
+    def __contains__(self, picture_id: object) -> bool:
+        return picture_id in self._index
+
+    def ids(self) -> PictureIds:
+        return self._index.ids
+
+
+class ArchivePictures:
+    """The picture files in tar shards or zips."""
+
+    def __init__(self, members: ArchiveMembers, id_form: IdForm, name: str) -> None:
+        self.members = members
+        self._index = _Index(members.paths, id_form, name)
+
+    def read(self, picture_id: str) -> bytes:
+        return self.members.read(self._index.place(picture_id))
+
+    def __contains__(self, picture_id: object) -> bool:
+        return picture_id in self._index
+
+    def ids(self) -> PictureIds:
+        return self._index.ids
+
+
+class _Index:
+    """From ids to paths, by binary search: sorted arrays take a tenth of what a dictionary takes."""
+
+    def __init__(self, paths: PictureIds, id_form: IdForm, name: str) -> None:
+        ids = PictureIds.from_strings(_stem(path) for path in paths) if id_form == "stem" else paths
+        order = ids.order()
+        self.name, self.ids, self.paths, self.places = name, ids.take(order), paths, order
+        if not len(ids):
+            raise DataError(f"{name}: no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) are in it")
+        if (twice := self.ids.first_repeated()) is not None:
+            first, second = (paths[int(place)] for place in order[twice : twice + 2])
+            raise DataError(f"{name}: two pictures have the same id: {first} and {second}")
+
+    def place(self, picture_id: str) -> int:
+        at = bisect_left(self.ids, picture_id)
+        if at == len(self.ids) or self.ids[at] != picture_id:
+            raise DataError(f"{self.name}: no picture {picture_id} is in it")
+        return int(self.places[at])
+
+    def path(self, picture_id: str) -> str:
+        return self.paths[self.place(picture_id)]
+
+    def __contains__(self, picture_id: object) -> bool:
+        at = bisect_left(self.ids, picture_id) if isinstance(picture_id, str) else len(self.ids)
+        return at < len(self.ids) and self.ids[at] == picture_id
+
+
+def open_pictures(path: str | Path, id_form: IdForm = "stem") -> PictureSource:
+    """The pictures of a folder tree, of a tar or a zip, or of all tars and zips that lie in a folder.
+
+    Pictures are known by the ending of their name (`PICTURE_SUFFIXES`); hidden files and what is not a picture are passed over.
+
+    Args:
+        id_form: ``stem``: a picture's id is its file's name without the ending, wherever it lies (OpenImages);
+            ``path``: its path in the folder or archive.
+
+    Raises:
+        DataError: there is no such path, no picture in it, or two pictures with one id; an archive is damaged or compressed as a whole.
+    """
+    path = Path(path)
+    if path.is_file():
+        return ArchivePictures(index_archives([path], is_picture), id_form, str(path))
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder")
+    archives = sorted(file for file in path.iterdir() if file.name.endswith(ARCHIVES) and not file.name.startswith("."))
+    paths = PictureIds.from_strings(_files_below(path))
+    if archives and len(paths):
+        raise DataError(f"{path}: holds pictures and archives ({archives[0].name}): name one of them")
+    if archives:
+        return ArchivePictures(index_archives(archives, is_picture), id_form, str(path))
+    return FolderPictures(path, paths, id_form)
+
+
+def is_picture(path: str) -> bool:
+    """Whether a path, by its name, is a picture that counts: not hidden, and not what macOS adds to archives."""
+    # Millions of names pass here: `PurePosixPath` would take ten times as long.
+    if path.startswith("__MACOSX/") or posixpath.basename(path).startswith("."):
+        return False
+    return posixpath.splitext(path)[1].lower() in PICTURE_SUFFIXES
+
+
+def _stem(path: str) -> str:
+    return posixpath.splitext(posixpath.basename(path))[0]
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """Paths of pictures relative to the folder; each folder once, also where links make a circle."""
+    waiting, seen = [""], set()
+    while waiting:
+        below = waiting.pop()
+        status = os.stat(folder / below)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder / below) as entries:
+            for entry in entries:
+                path = f"{below}{entry.name}"
+                if entry.is_dir():
+                    waiting.append(f"{path}/")
+                elif is_picture(path):
+                    yield path
+
+
+__all__ = [
+    "ArchivePictures",
+    "FolderPictures",
+    "PictureSource",
+    "RejectedPicture",
+    "decode_picture",
+    "is_picture",
+    "open_pictures",
+]
