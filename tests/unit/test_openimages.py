@@ -160,14 +160,20 @@ def test_classes(tmp_path: Path) -> None:
     assert read_openimages(human, None, classes_trainable=trainable).names == ("/m/b", "/m/c", "/m/x")
 
 
+def test_classes_that_are_described_alike(tmp_path: Path) -> None:
+    human = write(tmp_path / "h.csv", rows(("1", "/m/a", 1)))
+    described = write(tmp_path / "d.csv", "/m/b,Bat\n/m/a,Bat\n/m/c,Cat\n")
+    assert read_openimages(human, None, described).names == ("Bat (/m/a)", "Bat (/m/b)", "Cat")
+
+
 def test_class_descriptions_with_and_without_header(tmp_path: Path) -> None:
     plain = write(tmp_path / "a.csv", "\ufeff/m/a,Ant\r\n/m/b,Bee\r\n")
     assert read_class_descriptions(plain) == {"/m/a": "Ant", "/m/b": "Bee"}
     headed = write(tmp_path / "b.csv.gz", "LabelName,DisplayName\n/m/a,Ant\n\n")
     assert read_class_descriptions(headed) == {"/m/a": "Ant"}
-    for bad in ("/m/a\n", "/m/a,Ant,3\n", ",Ant\n"):
+    for bad in (b"/m/a\n", b"/m/a,Ant,3\n", b",Ant\n", b"/m/a,\xff\n", b"/m/a," + b"x" * 200_000):
         with pytest.raises(DataError, match=":2:"):
-            read_class_descriptions(write(tmp_path / "c.csv", "/m/b,Bee\n" + bad))
+            read_class_descriptions(write(tmp_path / "c.csv", b"/m/b,Bee\n" + bad))
 
 
 def test_only_pictures_with_a_file(tmp_path: Path) -> None:
@@ -258,6 +264,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     packed.write_bytes(packed.read_bytes()[:-20])
     assert "h.csv.gz" in data_error(packed, None)
     assert "h.csv.gz" in data_error(write(tmp_path / "x", HEADER).rename(packed), None)
+    assert "contradict" in data_error(write(path, rows(("1", "/m/a", 1), ("1", "/m/a", 0))), None)
     good = write(path, rows(("1", "/m/a", 1)))
+    assert "t.txt:2: not UTF-8" in data_error(good, None, None, write(tmp_path / "t.txt", b"/m/a\n\xff\n"))
     assert "missing" in data_error(good, None, tmp_path / "missing")
     assert "missing" in data_error(good, None, None, tmp_path / "missing")

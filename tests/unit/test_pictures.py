@@ -164,6 +164,18 @@ def test_a_damaged_archive(tmp_path: Path, files: Files, kind: str) -> None:
     assert "cannot be read" in error(path)
 
 
+def test_a_tar_that_ends_too_early_or_is_damaged_within(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {f"{number}.jpg": b"x" * 600 for number in range(4)})  # 1,536 bytes each
+    content = path.read_bytes()
+    for cut in (1536, 1536 + 200, 3 * 1536 + 512, 3 * 1536 + 700, 4 * 1536, 4 * 1536 + 100):
+        path.write_bytes(content[:cut])
+        assert "cannot be read" in error(path), cut
+    path.write_bytes(content[:1536] + b"?" * 512 + content[2048:])
+    assert "cannot be read" in error(path)
+    path.write_bytes(content[: 4 * 1536 + 512])  # one block of zeros is enough
+    assert len(open_pictures(path).ids()) == 4
+
+
 def rejected(source: PictureSource, picture_id: str) -> str:
     with pytest.raises(RejectedPicture) as caught:
         source.read(picture_id)

@@ -36,7 +36,7 @@ Part = Literal["train", "validation", "test"]
 class DigitPicturesRecipe:
     """Everything that the pictures depend on: the same recipe gives the same pictures."""
 
-    train: int = 16_000
+    train: int = 12_000
     validation: int = 1_000
     test: int = 2_000
     size: int = 40  # pixels on a side
@@ -177,7 +177,7 @@ def _exposed(
     across = np.linspace(-1, 1, size)
     light = generator.uniform(0.15, 0.4) + slope[0] * across[:, None] + slope[1] * across
     for one in ink:
-        light = light + one * generator.uniform(0.3, 0.6)
-    light = light + generator.normal(0, generator.uniform(0.02, 0.1), (size, size))
+        light = light + one * generator.uniform(0.35, 0.6)
+    light = light + generator.normal(0, generator.uniform(0.02, 0.06), (size, size))
     pixels: UInt8[np.ndarray, "size size"] = np.round(np.clip(light, 0, 1) * 255).astype(np.uint8)
     return pixels

@@ -5,6 +5,7 @@ where it is used, says present; it never says absent, and it says nothing where 
 """
 
 import csv
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,11 +70,13 @@ def read_openimages(
         raise DataError(f"{_paths(annotations)[0]}: no usable label is in it{rejections.summary()}")
 
     rows = collected.sparse_rows(codes.renumbered())
+    if not len(rows.ids):
+        raise DataError(f"{_paths(annotations)[0]}: no label is left: humans contradict each other on every one")
     class_names = tuple(sorted(codes.codes))
     labels = PictureLabels(
         picture_ids=rows.ids,
         classes=class_names,
-        names=tuple((descriptions or {}).get(name, name) for name in class_names),
+        names=_display_names(class_names, descriptions or {}),
         offsets=rows.offsets,
         class_index=rows.class_index,
         is_positive=rows.is_positive,
@@ -96,7 +99,10 @@ def read_class_descriptions(path: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     for number, line in enumerate(read_lines(path), start=1):
         text = decode(line)
-        cells = [] if text is None else next(csv.reader([text]), [])
+        try:
+            cells = next(csv.reader([text or ""]), [])
+        except csv.Error:
+            cells = []
         if number == 1 and cells and cells[0].lower() == "labelname" or text == "":
             continue
         if len(cells) != 2 or not cells[0]:
@@ -106,8 +112,22 @@ def read_class_descriptions(path: Path) -> dict[str, str]:
 
 
 def _read_names(path: Path) -> list[str]:
-    names = [(decode(line) or "").strip() for line in read_lines(path)]
-    return [name for name in names if name]
+    names = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if (name := decode(line)) is None:
+            raise DataError(f"{path}:{number}: not UTF-8")
+        if name.strip():
+            names.append(name.strip())
+    return names
+
+
+def _display_names(classes: Sequence[str], descriptions: dict[str, str]) -> tuple[str, ...]:
+    """What to show, each name once: of classes that are described alike, `LabelName` tells which is which."""
+    names = [descriptions.get(name, name) for name in classes]
+    times = Counter(names)
+    return tuple(
+        name if times[name] == 1 else f"{name} ({class_name})" for name, class_name in zip(names, classes, strict=True)
+    )
 
 
 class _ClassCodes:

@@ -127,6 +127,11 @@ def _tar_members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
             if entry.isreg() and not entry.issparse():
                 name = entry.name.removeprefix("./")
                 yield name, Member(number, entry.offset_data, entry.size, entry.size, IN_TAR, 0)
+        # Where a header is damaged or missing, `tarfile` takes it for the end; the real end is a block of zeros.
+        with path.open("rb") as file:
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it is damaged, or ends too early")
 
 
 def _zip_members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
