@@ -61,6 +61,9 @@ def training_ids(labels: Labels) -> list[str]:
 def test_it_is_what_the_loop_needs(tmp_path: Path, labels: Labels) -> None:
     data = make(tmp_path)
     assert isinstance(data, DataModule)
+    assert data.row_counts()["train"] == len(data.dataset("train"))
+    assert data.digest == make(tmp_path).digest
+    assert data.digest != make(tmp_path, hidden_negatives=1.0).digest
     batch = next(iter(data.train_dataloader()))
     assert isinstance(batch, Batch)
     assert batch.num_labels == batch.num_tokens == batch.num_positions == len(batch.indices) == 8

@@ -1,5 +1,6 @@
 """Data of the picture task: from files of pictures and labels to batches."""
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -196,6 +197,7 @@ class TransformerDataModule:
             mean=mean,
             std=std,
         )
+        self._rejected = prepared.rejected
         self._datasets = {part: OpenImagesDataset(files, self.preparation) for part, files in prepared.parts.items()}
         self.sampler = ShuffledBatchSampler(
             len(self._datasets["train"]), self.batch_size, self.seed, rank=self.rank, world_size=self.world_size
@@ -203,6 +205,20 @@ class TransformerDataModule:
         if self.rank == 0:
             for note in prepared.notes:
                 print(note, file=sys.stderr)
+
+    def row_counts(self) -> dict[str, int]:
+        """Pictures of each part, and of each reason for which some cannot be used."""
+        counts = {str(part): len(dataset) for part, dataset in self._datasets.items()}
+        return counts | {f"rejected: {reason}": count for reason, count in self._rejected.most_common()}
+
+    @property
+    def digest(self) -> str:
+        """Of the training labels and of the colours of the training pictures."""
+        labels = self._datasets["train"].labels
+        digest = hashlib.sha256(repr((labels.classes, self.preparation)).encode())
+        for array in (labels.offsets, labels.class_index, labels.is_positive):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     @property
     def classes(self) -> tuple[str, ...]:

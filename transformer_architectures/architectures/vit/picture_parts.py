@@ -1,5 +1,6 @@
 """The parts of a picture data set, ready to be loaded: read, split, and without the pictures that cannot be used."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -53,6 +54,7 @@ class PictureParts(NamedTuple):
     parts: dict[Part, PicturePart]
     color_statistics: ColorStatistics
     notes: tuple[str, ...]  # what a user should know, one sentence each
+    rejected: Counter[str]  # pictures that cannot be used, by reason
 
 
 def prepare_parts(config: VitDataConfig, rejected_path: Path | None = None) -> PictureParts:
@@ -71,6 +73,7 @@ def prepare_parts(config: VitDataConfig, rejected_path: Path | None = None) -> P
     with ExitStack() as stack:
         listing = None if rejected_path is None else stack.enter_context(rejected_path.open("w", encoding="utf-8"))
         parts = _read_parts(config, cache_dir, listing)
+        rejected: Counter[str] = Counter()
         notes = [f"{part}: {note}" for part, pictures in parts.items() for note in pictures.labels.notes]
         statistics: ColorStatistics | None = None
         for part, pictures in parts.items():
@@ -79,6 +82,7 @@ def prepare_parts(config: VitDataConfig, rejected_path: Path | None = None) -> P
             log = RejectionLog(listing)
             for rejection in check.rejections:
                 log.add(rejection)
+            rejected += log.reasons
             usable = check.is_usable.nonzero()[0]
             log.check(len(usable), config.max_rejected_fraction, f"{part} pictures")
             if len(log):
@@ -89,7 +93,7 @@ def prepare_parts(config: VitDataConfig, rejected_path: Path | None = None) -> P
             if part == "train":
                 statistics = check.color_statistics()
     assert statistics is not None
-    return PictureParts(parts, statistics, tuple(notes))
+    return PictureParts(parts, statistics, tuple(notes), rejected)
 
 
 def _advice(part: Part) -> str:
