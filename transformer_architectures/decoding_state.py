@@ -1,6 +1,6 @@
 """A search in progress over a `Decoder`: one cache per layer, beams that never copy it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,9 +10,10 @@ from transformer_architectures.attention import KeyValueCache
 from transformer_architectures.decoder import Decoder
 from transformer_architectures.masking import AttentionMask
 
-STEPS_BETWEEN_DROPS = (
-    8  # dropping copies what stays: seldom enough to cost little, often enough to keep the cache short
-)
+# A CPU's cache holds so many; a larger tensor would be new memory from the system at every step, page by page.
+LOGITS_AT_ONCE = {"cpu": 2**20}
+# Dropping copies what stays: seldom enough to cost little, often enough to keep the cache short.
+STEPS_BETWEEN_DROPS = 8
 
 
 class BeamAncestry:
@@ -71,7 +72,7 @@ class DecodingState:
     Args:
         embed: ``(tokens (sentences, beams), position)`` to hidden states ``(sentences, beams, embed_dim)``.
         decoder: the stack.
-        output_logits: hidden states to logits.
+        output_logits: hidden states to logits, ``vocab_size`` for each.
         num_sentences: of the batch, each with ``num_beams`` rows.
         max_length: tokens of the longest output; more cost a copy of the caches.
         encoder_output: None for a decoder without cross-attention.
@@ -83,6 +84,7 @@ class DecodingState:
         embed: Callable[[Tensor, int], Tensor],
         decoder: Decoder,
         output_logits: Callable[[Tensor], Tensor],
+        vocab_size: int,
         num_sentences: int,
         num_beams: int,
         max_length: int,
@@ -90,15 +92,16 @@ class DecodingState:
         encoder_output: Float[Tensor, "sentences source embed_dim"] | None = None,
         encoder_mask: Bool[Tensor, "sentences source"] | None = None,
     ) -> None:
-        self.embed, self.decoder, self.output_logits = embed, decoder, output_logits
+        self.embed, self.decoder = embed, decoder
+        self.output_logits, self.vocab_size = output_logits, vocab_size
         self.encoder_output, self.encoder_mask = encoder_output, AttentionMask.of(encoder_mask)
         self.num_beams = num_beams
         self.position = 0
         self.caches = [KeyValueCache(capacity=max_length * num_beams) for _ in decoder.blocks]
         self.ancestry = BeamAncestry(num_sentences, num_beams, max_length, device)
 
-    def step(self, tokens: Int[Tensor, "rows"]) -> Float[Tensor, "rows vocab"]:
-        """Feeds the latest token of each row (``rows = sentences × beams``, sentence by sentence)."""
+    def step(self, tokens: Int[Tensor, "rows"]) -> Iterator[Float[Tensor, "some_rows vocab"]]:
+        """Feeds the latest token of each row (``rows = sentences × beams``, sentence by sentence); logits in groups of rows."""
         if (places := self.ancestry.drop_the_dead()) is not None:
             for cache in self.caches:
                 cache.select_places(places)
@@ -110,7 +113,8 @@ class DecodingState:
             self.caches,
         )
         self.position += 1
-        return self.output_logits(hidden_states.flatten(0, 1))
+        rows_at_once = max(1, LOGITS_AT_ONCE.get(hidden_states.device.type, 2**26) // self.vocab_size)
+        return map(self.output_logits, hidden_states.flatten(0, 1).split(rows_at_once))
 
     def reorder(self, parents: Int[Tensor, "rows"]) -> None:
         """Row ``i`` goes on from row ``parents[i]``, which must belong to the same sentence."""

@@ -57,7 +57,7 @@ def test_a_decoder_without_cross_attention_decodes(seed: int) -> None:
         return embedding[tokens] + position
 
     state = DecodingState(
-        embed, decoder, lambda h: h @ embedding.T, num_sentences, num_beams, steps, torch.device("cpu")
+        embed, decoder, lambda h: h @ embedding.T, 11, num_sentences, num_beams, steps, torch.device("cpu")
     )
     prefixes = torch.randint(11, (num_sentences * num_beams, 1))
     for step in range(steps - 1):
@@ -70,4 +70,6 @@ def test_a_decoder_without_cross_attention_decodes(seed: int) -> None:
             prefixes = prefixes.view(num_sentences, num_beams, -1)[[0, 2]].flatten(0, 1)
         prefixes = torch.cat([prefixes, torch.randint(11, (len(prefixes), 1))], dim=1)
     whole = decoder(embedding[prefixes] + torch.arange(steps)[:, None], AttentionMask(causal=True))
-    torch.testing.assert_close(state.step(prefixes[:, -1]), whole[:, -1] @ embedding.T, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        torch.cat(list(state.step(prefixes[:, -1]))), whole[:, -1] @ embedding.T, rtol=0, atol=1e-10
+    )

@@ -123,15 +123,20 @@ def beam_search(
     suppressed = torch.tensor(list(suppress_tokens), dtype=torch.long, device=device)
     tokens = max_lengths.new_full((num_sentences, num_beams), start_token)
 
+    def _ends_and_others(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log probability of each row's end token; those of its best other tokens, and which these are."""
+        log_probs = log_probabilities_(logits).index_fill_(1, suppressed, -torch.inf)
+        ended = log_probs[:, end_token].clone()
+        log_probs[:, end_token] = -torch.inf
+        return ended, *top_k(log_probs, min(num_beams, log_probs.shape[1]))
+
     for step in range(longest):
         length = step + 1
 
         # ------------------------------------------------ log probability of each beam's end, and its best other tokens
-        log_probs = log_probabilities_(state.step(tokens.flatten()))
-        log_probs.index_fill_(1, suppressed, -torch.inf)
-        ends = frontier.live + log_probs[:, end_token].view_as(frontier.live)
-        log_probs[:, end_token] = -torch.inf
-        continuations, candidates = top_k(log_probs, min(num_beams, log_probs.shape[1]))
+        groups = [_ends_and_others(logits) for logits in state.step(tokens.flatten())]
+        ended, continuations, candidates = (torch.cat(parts) for parts in zip(*groups, strict=True))
+        ends = frontier.live + ended.view_as(frontier.live)
 
         # ------------------------------------------------ the best continuations of each sentence
         width = continuations.shape[1]

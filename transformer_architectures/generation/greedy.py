@@ -54,11 +54,16 @@ def generate_forward(
     number = torch.arange(num_sentences, device=max_lengths.device)  # of the sentences that are still in the batch
     is_running = torch.ones_like(lengths, dtype=torch.bool)
     latest = torch.full_like(lengths, start_token)
-    for step in range(longest):
-        log_probs = log_probabilities_(state.step(latest.flatten()))
-        log_probs.index_fill_(1, suppressed, -torch.inf)
+
+    def _next(logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's next token and its log probability."""
+        log_probs = log_probabilities_(logits).index_fill_(1, suppressed, -torch.inf)
         chosen = choose(log_probs)
-        gained = log_probs.gather(1, chosen[:, None])
+        return chosen, log_probs.gather(1, chosen[:, None])
+
+    for step in range(longest):
+        groups = [_next(logits) for logits in state.step(latest.flatten())]
+        chosen, gained = (torch.cat(parts) for parts in zip(*groups, strict=True))
         latest = chosen.view_as(latest)
         tokens[number, :, step] = latest.where(is_running, end_token)
         totals[number] += gained.view_as(latest).where(is_running, 0.0)

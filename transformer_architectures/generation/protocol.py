@@ -1,5 +1,6 @@
 """What a search needs of a decoder, and what it gives back."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,8 +14,12 @@ from transformer_architectures.errors import UsageError
 class DecoderState(Protocol):
     """A decoder in the middle of its work. It has ``rows = sentences × beams`` rows, sentence by sentence."""
 
-    def step(self, tokens: Int[Tensor, "rows"]) -> Float[Tensor, "rows vocab"]:
-        """Feeds the latest token of each row; gives the logits of the next, as a tensor to be overwritten."""
+    def step(self, tokens: Int[Tensor, "rows"]) -> Iterable[Float[Tensor, "some_rows vocab"]]:
+        """Feeds the latest token of each row; gives the logits of the next, as tensors to be overwritten.
+
+        They come as one tensor, or in several for one group of rows after the other: what is made of a group's logits is then
+        made while they lie in the processor's cache, and all of them never exist at once.
+        """
         ...
 
     def reorder(self, parents: Int[Tensor, "rows"]) -> None:

@@ -107,6 +107,7 @@ class Transformer(nn.Module):
             embed,
             self.decoder,
             self.output_logits,
+            self.config.vocab_size,
             len(source_ids),
             num_beams,
             max_length,
