@@ -29,6 +29,13 @@ class Decoder(nn.Module):
         encoder_mask: AttentionMaskLike = None,
         caches: Sequence[KeyValueCache] | None = None,
     ) -> Hidden:
+        """Hidden states after the last block and the final norm.
+
+        Args:
+            mask: see `masking`; causality is the caller's to ask for.
+            encoder_output: for decoders with cross-attention, and only for them; encoder_mask: 1 = real token of it.
+            caches: one for each block; the given positions stand after all that they hold.
+        """
         mask, encoder_mask = AttentionMask.of(mask), AttentionMask.of(encoder_mask)
         for index, block in enumerate(self.blocks):
             cache = None if caches is None else caches[index]

@@ -20,4 +20,5 @@ class TokenEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocab_size, embed_dim))
 
     def forward(self, token_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length embed_dim"]:
+        """The tokens' rows of the table, scaled."""
         return F.embedding(token_ids, self.weight) * self.scale

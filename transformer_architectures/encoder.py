@@ -30,6 +30,7 @@ class Encoder(nn.Module):
         self.final_norm = final_norm if has_final_norm else nn.Identity()
 
     def forward(self, hidden_states: Hidden, mask: AttentionMaskLike = None) -> Hidden:
+        """Hidden states after the last block and the final norm; ``mask``: see `masking` (1 = real token)."""
         mask = AttentionMask.of(mask)
         for block in self.blocks:
             hidden_states = block(hidden_states, mask)

@@ -28,6 +28,7 @@ class Linear(nn.Linear):
     """`torch.nn.Linear`."""
 
     def forward(self, inputs: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
+        """``inputs @ weightᵀ + bias``."""
         return linear(inputs, self.weight, self.bias)
 
 

@@ -43,6 +43,7 @@ class Residual(nn.Module):
         self.stochastic_depth = config.stochastic_depth
 
     def forward(self, hidden_states: Hidden, function: Callable[[Tensor], Tensor]) -> Hidden:
+        """The hidden states with what ``function`` (the sub-layer proper) adds to them."""
         if self.pre_layernorm:
             return self._add(hidden_states, self.dropout(function(self.norm(hidden_states))))
         output: Tensor = self.norm(self._add(hidden_states, self.dropout(function(hidden_states))))

@@ -25,7 +25,9 @@ Weights = Float[Tensor, "batch heads queries keys"]
 class AttentionFunction(Protocol):
     """What `MultiHeadAttention` needs. Queries that may attend to nothing get zeros."""
 
-    def __call__(self, q: Queries, k: Keys, v: Keys, mask: AttentionMaskLike = None) -> Queries: ...
+    def __call__(self, q: Queries, k: Keys, v: Keys, mask: AttentionMaskLike = None) -> Queries:
+        """For each query the mean of the values, weighted by how well their keys fit it."""
+        ...
 
     def weights(self, q: Queries, k: Keys, mask: AttentionMaskLike = None) -> Weights:
         """The attention weights alone, without dropout: computed only when somebody wants to look at them."""
@@ -62,6 +64,7 @@ class ScaledDotProductAttention(nn.Module):
         self.scale = scale
 
     def forward(self, q: Queries, k: Keys, v: Keys, mask: AttentionMaskLike = None) -> Queries:
+        """The context of each query, by the backend; dropout in training only."""
         mask = AttentionMask.of(mask)
         share = self.dropout if self.training else 0.0
         if self._uses_math(q, k, share):
@@ -72,6 +75,7 @@ class ScaledDotProductAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, allowed, dropout_p=share, scale=self.scale)
 
     def weights(self, q: Queries, k: Keys, mask: AttentionMaskLike = None) -> Weights:
+        """The attention weights alone, without dropout."""
         scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
         return masked_softmax((q * scale) @ k.transpose(-2, -1), AttentionMask.of(mask))
 
@@ -101,9 +105,11 @@ class AdditiveAttention(nn.Module):
         nn.init.normal_(self.score_vector, std=head_dim**-0.5)
 
     def forward(self, q: Queries, k: Keys, v: Keys, mask: AttentionMaskLike = None) -> Queries:
+        """The context of each query; dropout in training only."""
         return dropout(self.weights(q, k, mask), self.dropout, self.training) @ v
 
     def weights(self, q: Queries, k: Keys, mask: AttentionMaskLike = None) -> Weights:
+        """The attention weights alone, without dropout."""
         elements_per_query = max(1, k.numel())
         chunk_length = max(1, self.max_chunk_elements // elements_per_query)
         chunks = [self._chunk_scores(chunk, k) for chunk in torch.split(q, chunk_length, dim=-2)]

@@ -102,7 +102,9 @@ class MultiHeadAttention(nn.Module):
         allowed = AttentionMask.of(mask).render(num_queries, num_keys, reference.device)
         return None if allowed is None else allowed.expand(batch, self.num_heads, num_queries, num_keys)
 
-    def split_heads(self, projected: Tensor, num_projections: int) -> tuple[Tensor, ...]:
+    def split_heads(
+        self, projected: Float[Tensor, "batch length all_projections"], num_projections: int
+    ) -> tuple[Float[Tensor, "batch heads length head_dim"], ...]:
         """``(batch, length, projections × heads × head_dim)`` to one ``(batch, heads, length, head_dim)`` per projection."""
         batch, length, _ = projected.shape
         heads = projected.view(batch, length, num_projections, self.num_heads, self.head_dim)
@@ -127,6 +129,7 @@ class SelfAttentionSubLayer(nn.Module):
     def forward(
         self, hidden_states: Hidden, mask: AttentionMaskLike = None, cache: KeyValueCache | None = None
     ) -> Hidden:
+        """Every position looks at those of its sequence that ``mask`` allows, and at those that the cache remembers."""
         mask = AttentionMask.of(mask)
         return self.residual(  # type: ignore[no-any-return]
             hidden_states, lambda states: self.attention.attend_to_self(states, mask, cache)
@@ -148,6 +151,7 @@ class CrossAttentionSubLayer(nn.Module):
         encoder_mask: AttentionMaskLike = None,
         cache: KeyValueCache | None = None,
     ) -> Hidden:
+        """Every position looks at the encoder's output, where ``encoder_mask`` (1 = real token) allows it."""
         mask = AttentionMask.of(encoder_mask)
         return self.residual(  # type: ignore[no-any-return]
             hidden_states, lambda states: self.attention.attend_to_other(states, encoder_output, mask, cache)

@@ -46,6 +46,7 @@ class FeedForwardSubLayer(nn.Module):
     def forward(
         self, hidden_states: Float[Tensor, "batch length embed_dim"]
     ) -> Float[Tensor, "batch length embed_dim"]:
+        """Every position on its own, inside the residual rule."""
         return self.residual(hidden_states, self.transform)  # type: ignore[no-any-return]
 
     def transform(

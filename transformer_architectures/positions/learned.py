@@ -15,6 +15,11 @@ class LearnedPositions(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_positions, embed_dim))
 
     def forward(self, length: int, first_position: int = 0) -> Float[Tensor, "length embed_dim"]:
+        """Rows ``first_position`` to ``first_position + length``.
+
+        Raises:
+            UsageError: there are not so many.
+        """
         end = first_position + length
         if end > len(self.weight):
             raise UsageError(f"position {end} is beyond the {len(self.weight)} positions that this model has learned")
