@@ -1,10 +1,11 @@
-"""Processes that help this one: how many, what they do with signals, and where they may not be started."""
+"""Processes that help this one: how many, what they do with signals, and what they may see of it."""
 
 import multiprocessing
 import os
 import signal
-
-from transformer_architectures.errors import UsageError
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def available_cores() -> int:
@@ -23,11 +24,17 @@ def may_have_children() -> bool:
     return not multiprocessing.current_process().daemon
 
 
-def refuse_while_starting() -> None:
-    """To be called before work for which processes are started.
+@contextmanager
+def without_main_module() -> Iterator[None]:
+    """Processes that are spawned inside this block do not import the script that started them.
 
-    Raises:
-        UsageError: this process is such a one, importing the script that started it: it would start others in turn.
+    They need nothing of it, and a script that does not do its work under ``if __name__ == "__main__":`` would do it again in
+    each of them, and start others.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise UsageError("a script that sets up data must do so under `if __name__ == '__main__':`")
+    main = sys.modules["__main__"]
+    hidden = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(hidden)

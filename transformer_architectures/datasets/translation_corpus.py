@@ -17,7 +17,6 @@ from transformer_architectures.datasets.rejections import REJECTED, Rejection, R
 from transformer_architectures.datasets.splitting import hash_position
 from transformer_architectures.datasets.token_store import TokenStoreWriter
 from transformer_architectures.errors import DataError
-from transformer_architectures.processes import refuse_while_starting
 from transformer_architectures.tokenization.parallel import TextPair, TokenPair, tokenize_pairs
 from transformer_architectures.tokenization.protocol import Tokenizer
 from transformer_architectures.tokenization.subword import SubwordTokenizer
@@ -95,9 +94,7 @@ def prepare_corpus(recipe: CorpusRecipe, cache_dir: Path, rejected_path: Path | 
 
     Raises:
         DataError: too many rows are bad, a validation or test row is bad, or nothing is left to train on.
-        UsageError: a script calls this while a process that was started from it imports it.
     """
-    refuse_while_starting()
 
     def make(work: Path) -> None:
         try:

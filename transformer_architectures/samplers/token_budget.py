@@ -20,6 +20,7 @@ class TokenBudgetBatchSampler:
     Attributes:
         lengths: ``(rows, sides)``, the length that each side of a row takes in a batch.
         shuffle: bucket and shuffle anew in every epoch; otherwise one fixed order, longest first (so that memory runs out early).
+        rows_multiple: larger batches have a multiple of so many rows (but for the last one), so that fewer shapes occur.
         rank, world_size: every rank gets the same number of batches; up to ``world_size - 1`` per epoch go to nobody.
         epoch, start_batch: the position that iteration starts from, see `at`.
     """
@@ -28,6 +29,7 @@ class TokenBudgetBatchSampler:
     max_tokens: int
     seed: int = 0
     shuffle: bool = True
+    rows_multiple: int = 1
     rank: int = 0
     world_size: int = 1
     epoch: int = 0
@@ -36,8 +38,10 @@ class TokenBudgetBatchSampler:
     _known: dict[int, list[Int[np.ndarray, "_"]]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise UsageError(f"max_tokens must be at least 1, not {self.max_tokens}")
+        if self.max_tokens < 1 or self.rows_multiple < 1:
+            raise UsageError(
+                f"max_tokens and rows_multiple must be at least 1, not {min(self.max_tokens, self.rows_multiple)}"
+            )
         if not 0 <= self.rank < self.world_size:
             raise UsageError(f"rank {self.rank} does not exist among {self.world_size}")
 
@@ -97,7 +101,10 @@ class TokenBudgetBatchSampler:
             guess = 2 * max(1, self.max_tokens // max(1, int(lengths[start].sum())))
             longest = np.maximum.accumulate(lengths[start : start + guess], axis=0).sum(axis=1)
             costs = longest * np.arange(1, len(longest) + 1)
-            bounds.append(start + max(1, int(np.searchsorted(costs, self.max_tokens, side="right"))))
+            num_rows = max(1, int(np.searchsorted(costs, self.max_tokens, side="right")))
+            if num_rows > self.rows_multiple and start + num_rows < len(lengths):
+                num_rows -= num_rows % self.rows_multiple
+            bounds.append(start + num_rows)
         return bounds
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from transformer_architectures.errors import DataError
-from transformer_architectures.processes import ignore_signals, may_have_children
+from transformer_architectures.processes import ignore_signals, may_have_children, without_main_module
 from transformer_architectures.tokenization.protocol import Tokenizer
 
 PAIRS_PER_CHUNK = 10_000
@@ -50,10 +50,15 @@ def tokenize_pairs(pairs: Iterable[TextPair], tokenizer: Tokenizer, num_processe
     # Started fresh, not forked: the parent may run threads of torch and of the tokenizer.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_processes, context, _start_worker, (tokenizer,)) as pool:
-        pending: deque[Future[list[TokenPair]]] = deque([pool.submit(_tokenize_chunk, first)])
+
+        def submit(chunk: list[TextPair]) -> Future[list[TokenPair]]:
+            with without_main_module():  # it starts a process if none is idle
+                return pool.submit(_tokenize_chunk, chunk)
+
+        pending = deque([submit(first)])
         while pending:
             while len(pending) < 2 * num_processes and (chunk := list(islice(stream, PAIRS_PER_CHUNK))):
-                pending.append(pool.submit(_tokenize_chunk, chunk))
+                pending.append(submit(chunk))
             try:
                 yield from pending.popleft().result()
             except BrokenProcessPool:

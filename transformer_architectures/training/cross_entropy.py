@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
 
 from transformer_architectures.linear import product, transposed_product
 
@@ -65,6 +66,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
         with torch.autocast(device, enabled=False):
             states, matrix = hidden_states.to(matmul_dtype), weight.to(matmul_dtype)
+            # Rows of zeros, without loss or gradient: oneDNN prepares every shape anew, and the number of labels always differs.
+            num_rows, padding = len(states), -len(states) % ROW_MULTIPLE
+            if padding:
+                states, labels = F.pad(states, (0, 0, 0, padding)), F.pad(labels, (0, padding))
             # Label smoothing needs sums over the vocabulary only: they come from these sums, not from another pass over logits.
             matrix_sum = weight.sum(dim=0, dtype=loss_dtype)
             bias_sum = 0.0 if bias is None else bias.sum(dtype=loss_dtype)
@@ -86,13 +91,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     probabilities = logits.softmax(dim=1)
                     # The largest probability is at least 1 / vocab: its logarithm is exact where a label's would underflow.
                     normalizers = largest - probabilities.amax(dim=1, keepdim=True).log()
-                    loss += (normalizers - (1 - smoothing) * target_logits).sum()
+                    num_real = min(rows.stop, num_rows) - start
+                    loss += (normalizers - (1 - smoothing) * target_logits)[:num_real].sum()
                     if not with_gradient:
                         continue
                     grad_logits = probabilities
                     grad_logits.scatter_add_(1, targets, grad_logits.new_full((1, 1), smoothing - 1).expand_as(targets))
+                    grad_logits[num_real:] = 0
                     if grad_bias is not None:
-                        grad_bias += grad_logits.sum(dim=0) - smoothing * len(chunk) / vocab_size
+                        grad_bias += grad_logits.sum(dim=0) - smoothing * num_real / vocab_size
                     waiting[start - group.start : rows.stop - group.start] = grad_logits
                 if grad_states is None or grad_matrix is None:
                     continue
@@ -102,10 +109,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
             if smoothing:
                 states_sum = states.sum(dim=0, dtype=loss_dtype)
-                loss -= smoothing / vocab_size * (states_sum @ matrix_sum + len(states) * bias_sum)
+                loss -= smoothing / vocab_size * (states_sum @ matrix_sum + num_rows * bias_sum)
             if grad_states is not None and grad_matrix is not None:
                 share = smoothing / vocab_size
-                grad_states = grad_states.to(hidden_states.dtype)
+                grad_states = grad_states[:num_rows].to(hidden_states.dtype)
                 if smoothing:
                     grad_states -= (share * matrix_sum).to(grad_states.dtype)
                     grad_matrix -= share * states_sum

@@ -1,5 +1,6 @@
 """Device, number type and threads of a run: set from its config, never by an import."""
 
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -75,7 +76,11 @@ def compile_every_shape() -> None:
 
 
 def apply_runtime_settings(num_threads: int | None) -> None:
-    """The process-wide settings of a run: threads, and fp32 products that are really fp32."""
+    """The process-wide settings of a run: threads, fp32 products that are really fp32, and room for prepared products.
+
+    oneDNN reads its variable at its first product, so this must come before; what the user has set stays.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     torch.set_float32_matmul_precision("highest")

@@ -168,6 +168,7 @@ class TransformerDataModule:
         vocab_size: of the tokenizer that is trained on the training part, unless ``tokenizer`` is given.
         start_id: first decoder input; the tokenizer's start token unless given (Marian starts with padding).
         rejected_path: where the list of rejected training rows goes.
+        length_multiple, rows_multiple: what lengths are rounded up to, and numbers of rows down: fewer shapes cost a little padding.
     """
 
     def __init__(
@@ -183,11 +184,13 @@ class TransformerDataModule:
         world_size: int = 1,
         rejected_path: Path | None = None,
         length_multiple: int = 1,
+        rows_multiple: int = 1,
     ) -> None:
         self.config, self.vocab_size, self.seed, self.batch_tokens = config, vocab_size, seed, batch_tokens
         self.given_tokenizer, self.start_id = tokenizer, start_id
         self.rank, self.world_size = rank, world_size
-        self.rejected_path, self.length_multiple = rejected_path, length_multiple
+        self.rejected_path = rejected_path
+        self.length_multiple, self.rows_multiple = length_multiple, rows_multiple
         self._datasets: dict[Part, TransformerDataset] = {}
 
     def setup(self) -> None:
@@ -257,7 +260,9 @@ class TransformerDataModule:
     ) -> TokenBudgetBatchSampler:
         multiple = self.length_multiple
         lengths = -(-self._datasets[part].lengths // multiple) * multiple
-        return TokenBudgetBatchSampler(lengths, self.batch_tokens, self.seed, shuffle, rank, world_size)
+        return TokenBudgetBatchSampler(
+            lengths, self.batch_tokens, self.seed, shuffle, self.rows_multiple, rank, world_size
+        )
 
     def _loader(self, part: Part, sampler: TokenBudgetBatchSampler) -> DataLoader[LabeledBatch]:
         tokenizer = self.tokenizer
