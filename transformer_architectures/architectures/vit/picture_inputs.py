@@ -22,7 +22,7 @@ from transformer_architectures.datasets.pictures import (
 from transformer_architectures.errors import DataError, UsageError
 from transformer_architectures.processes import available_cores, ignore_signals
 
-Input = str | os.PathLike[str] | Image.Image | UInt8[Tensor, "3 height width"]
+Input = str | os.PathLike[str] | Image.Image | Tensor  # a tensor: uint8 (3, height, width)
 Prepared = Tensor | str  # pixels, or why there are none
 
 FEW = 256  # so many are decoded here: starting processes would take as long
