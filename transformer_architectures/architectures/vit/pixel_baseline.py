@@ -9,8 +9,8 @@ from transformer_architectures.architectures.vit.data import OpenImagesDataset
 from transformer_architectures.metrics import AnnotatedPairs, best_thresholds, multi_label_scores
 from transformer_architectures.training.task import Scores
 
-PENALTY = 300.0  # on the squared weights of standardised pixels; the best of 30, 100, 300 and 1,000 on validation
-MAX_PICTURES = 4000
+PENALTY = 300.0  # on the squared weights of standardised pixels: there are nearly as many pixels as pictures
+MAX_PICTURES = 4000  # for training: a few seconds
 
 
 def logistic_regression_scores(
@@ -18,8 +18,7 @@ def logistic_regression_scores(
 ) -> Scores:
     """Scores on test of one regression for each class, on the grey values of the pictures whose label is verified.
 
-    Thresholds are the best on validation. It sees `MAX_PICTURES` training pictures: more gain nothing that would change the
-    comparison, and take longer than a quick run may.
+    Thresholds are the best on validation. It is trained on the first `MAX_PICTURES` training pictures.
     """
     pixels = _grey(train, MAX_PICTURES)
     targets = [train.labels.targets(row) for row in range(len(pixels))]
@@ -47,3 +46,6 @@ def _grey(dataset: OpenImagesDataset, limit: int | None = None) -> Float32[np.nd
     grey = [dataset.preparation(dataset.picture(row)).float().mean(dim=0).flatten() / 255 for row in rows]
     found: Float32[np.ndarray, "pictures pixels"] = torch.stack(grey).numpy()
     return found
+
+
+__all__ = ["logistic_regression_scores"]
