@@ -40,10 +40,15 @@ app = typer.Typer(
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, see configs/")]
 RunOrRoot = Annotated[str | None, typer.Argument(metavar="RUN_DIR|ROOT", help="else $CHECKPOINT_ROOT, else outputs")]
 ModelDir = Annotated[str, typer.Argument(metavar="MODEL_DIR", help="a finished run's model folder")]
+ImageFiles = Annotated[list[str] | None, typer.Argument(metavar="[IMAGE...]", help="pictures: files or folders")]
 Device = Annotated[DeviceName, typer.Option("--device")]
 Input = Annotated[str | None, typer.Option("--input", help="a file, plain or .gz; standard input unless given")]
 Source = Annotated[str | None, typer.Option("--source", help="a file of inputs, plain or .gz")]
 Reference = Annotated[str | None, typer.Option("--reference", help="a file of right outputs, line by line")]
+Images = Annotated[str | None, typer.Option("--images", help="pictures: a folder, a tar or a zip")]
+Annotations = Annotated[
+    str | None, typer.Option("--annotations", help="OpenImages labels (CSV); else folders are classes")
+]
 Lowercase = Annotated[bool | None, typer.Option("--lowercase", help="ignore case in all scores")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one object, score to value")]
 NBest = Annotated[int | None, typer.Option("--n-best", min=1, help="outputs for each input, with their scores")]
@@ -69,6 +74,7 @@ def train(
 @app.command()
 def predict(
     model_dir: ModelDir,
+    image: ImageFiles = None,
     input: Input = None,
     beam: Beam = None,
     n_best: NBest = None,
@@ -77,8 +83,8 @@ def predict(
     device: Device = DeviceName.auto,
     debug: Debug = False,
 ) -> None:
-    """Write what the model gives for each input."""
-    given = {"--input": input, "--beam": beam, "--n-best": n_best}
+    """Write what the model gives for each input: pictures that are named, or lines of text."""
+    given = {"IMAGE...": image or None, "--input": input, "--beam": beam, "--n-best": n_best}
     given |= {"--batch-tokens": batch_tokens, "--batch-size": batch_size}
     with errors_in_one_line(debug):
         model, options = load_for("predict", model_dir, device, given)
@@ -91,6 +97,8 @@ def evaluate(
     source: Source = None,
     reference: Reference = None,
     lowercase: Lowercase = None,
+    images: Images = None,
+    annotations: Annotations = None,
     as_json: AsJson = False,
     beam: Beam = None,
     batch_tokens: BatchTokens = None,
@@ -100,6 +108,7 @@ def evaluate(
 ) -> None:
     """Score the model's outputs against the right ones."""
     given = {"--source": source, "--reference": reference, "--lowercase": lowercase, "--beam": beam}
+    given |= {"--images": images, "--annotations": annotations}
     given |= {"--batch-tokens": batch_tokens, "--batch-size": batch_size}
     with errors_in_one_line(debug):
         model, options = load_for("evaluate", model_dir, device, given)
@@ -156,7 +165,7 @@ def load_for(command: str, model_dir: str, device: DeviceName, given: Mapping[st
         if option not in known:
             task = folder.config["task"]
             raise UsageError(f"{option} does not belong to {command} for {task} (known: {', '.join(sorted(known))})")
-        options[option.removeprefix("--").replace("-", "_")] = value
+        options[option.strip("-.").lower().replace("-", "_")] = value
     return folder.loader.from_folder(folder, device.value), options
 
 

@@ -33,7 +33,10 @@ from transformer_architectures.errors import ModelFolderError
 MANIFEST, CONFIG, WEIGHTS, RESULTS = "manifest.json", "config.json", "model.safetensors", "results.json"
 
 # (task, architecture) to the class that predicts, imported when a folder asks for it.
-LOADERS = {("translation", "vanilla"): "transformer_architectures.architectures.vanilla.translator:Translator"}
+LOADERS = {
+    ("translation", "vanilla"): "transformer_architectures.architectures.vanilla.translator:Translator",
+    ("image_classification", "vit"): "transformer_architectures.architectures.vit.classifier:PictureClassifier",
+}
 
 
 @runtime_checkable

@@ -1,15 +1,19 @@
-"""Every config of the translator trains two steps, through its command, on made-up files in the layout that it expects."""
+"""Every config trains two steps, through its command, on made-up files in the layout that it expects."""
 
 import gzip
+import io
 import json
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from transformer_architectures import load_model
 from transformer_architectures.architectures.vanilla.training import train
+from transformer_architectures.architectures.vit.training import train as train_pictures
 from transformer_architectures.datasets.bible import bible_path
 from transformer_architectures.errors import DataError
 
@@ -104,5 +108,105 @@ def test_two_steps_of_the_default(seed: int, tmp_path: Path) -> None:
     check("vanilla_default", tmp_path, True, ["Data.num_samples=300", "Training.validation_sentences=5"])
 
 
-def test_every_config_of_the_translator_is_here() -> None:
-    assert {path.stem for path in CONFIGS.glob("vanilla_*.yaml")} == {*LAYOUTS, "vanilla_default"}
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+# ---------------------------------------------------------------------------------------------------------------------
+
+TINY_PICTURES = [
+    "Model.embed_dim=16",
+    "Model.num_heads=2",
+    "Model.ff_dim=16",
+    "Model.num_layers=1",
+    "Training.max_steps=2",
+    "Training.batch_size=4",
+    "Training.precision=fp32",
+    "Data.num_workers=0",
+]
+
+
+def picture(side: int, kind: str) -> bytes:
+    image = Image.new("RGB", (side, side + 3))
+    image.putdata([tuple(random.choices(range(256), k=3)) for _ in range(image.width * image.height)])
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def openimages(folder: Path, parts: tuple[str, ...] = ("train", "validation", "test")) -> None:
+    annotations = folder / "annotations"
+    annotations.mkdir()
+    classes = ["/m/a", "/m/b", "/m/c"]
+    (annotations / "class-descriptions.csv").write_text("".join(f"{name},Thing {name[-1]}\n" for name in classes))
+    (annotations / "classes-trainable.txt").write_text("".join(f"{name}\n" for name in classes))
+    for part in parts:
+        (folder / part).mkdir()
+        rows = ["ImageID,Source,LabelName,Confidence"]
+        for number in range(12):
+            id_ = f"{random.randrange(2**64):016x}"
+            (folder / part / f"{id_}.jpg").write_bytes(picture(random.randint(20, 40), "JPEG"))
+            rows += [f"{id_},verification,{classes[i]},{int(i == number % 3)}" for i in range(number % 3 + 1)]
+        (annotations / f"{part}-annotations-human-imagelabels.csv").write_text("\n".join(rows) + "\n")
+
+
+def miml(folder: Path) -> None:
+    openimages(folder, ("train", "validation"))
+
+
+def cifar10(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "train.zip", "w") as archive:
+        for class_ in ("airplane", "bird"):
+            for number in range(40):
+                archive.writestr(f"train/{class_}/{number:04d}.jpg", picture(29, "JPEG"))
+
+
+PICTURE_LAYOUTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
+    "vit_miml": ("OPENIMAGES_DIR", miml, []),
+    "vit_cifar10": ("CIFAR10_DIR", cifar10, ["Data.validation_fraction=0.4"]),
+    "vision_large": ("OPENIMAGES_DIR", openimages, ["Training.warmup_steps=1"]),
+}
+
+
+def check_pictures(config: str, root: Path, keys: list[str], overrides: list[str]) -> dict[str, object]:
+    overrides = [
+        *TINY_PICTURES, f"Training.checkpoint_root={root / 'out'}", f"Data.cache_dir={root / 'cache'}", *overrides
+    ]  # fmt: skip
+    assert train_pictures(str(CONFIGS / f"{config}.yaml"), overrides, None) == 0
+    (folder,) = (root / "out" / "vit").glob("*/model")
+    results: dict[str, object] = json.loads((folder / "results.json").read_text())
+    assert results["task"] == "image_classification" and results["global_step"] == 2
+    assert results["cost"]["images_per_second"] > 0  # type: ignore[index]
+    for part in ("validation", "baseline", "signatures"):
+        assert list(results[part]) == keys  # type: ignore[call-overload]
+    (root / "one.png").write_bytes(picture(50, "PNG"))
+    rows = load_model(folder, device="cpu").predict([root / "one.png", root / "none.png"])
+    assert ["error" in row for row in rows] == [False, True]
+    for name in ("augmented_inputs", "predictions", "most_wrong"):
+        assert Image.open(folder.parent / f"{name}.png").width > 0
+    return results
+
+
+@pytest.mark.parametrize("config", PICTURE_LAYOUTS)
+def test_two_steps_with_pictures(config: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable, write, overrides = PICTURE_LAYOUTS[config]
+    files = tmp_path / "files"
+    files.mkdir()
+    write(files)
+    monkeypatch.setenv(variable, str(files))
+    keys = ["map_macro", "map_micro", "map_weighted", "f1", *(["accuracy"] if config == "vit_cifar10" else [])]
+    results = check_pictures(config, tmp_path, keys, overrides)
+    assert (results["test"] is not None) == (config == "vision_large")
+
+
+def test_two_steps_of_the_digits(seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    few = "Data.train.digits={train: 60, validation: 40, test: 40}"
+    results = check_pictures("vit_default", tmp_path, ["map_macro", "map_micro", "map_weighted", "f1"], [few])
+    assert results["test"] is not None
+    shown = capfd.readouterr().out
+    for text in ("logistic regression on the pixels: map_macro", "average precision by class", "baseline", "IMAGE..."):
+        assert text in shown
+
+
+def test_every_config_is_here() -> None:
+    known = {*LAYOUTS, "vanilla_default", *PICTURE_LAYOUTS, "vit_default"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == known

@@ -68,17 +68,22 @@ KILLED_IN_SAVE = f"""if True:
 class Runs:
     """A tiny corpus, a config, and the command that trains on it."""
 
+    architecture = "vanilla"
+
     def __init__(self, folder: Path, config: str) -> None:
         self.folder = folder
+        self.write_data(folder)
+        text = config.replace("TSV", str(folder / "pairs.tsv")).replace("CACHE", str(folder / "cache"))
+        (folder / "config.yaml").write_text(text)
+        tracking.prepare_mlflow()
+        tracking_destination.LocalStore(folder / "store").client()  # MLflow takes seconds to make one
+
+    def write_data(self, folder: Path) -> None:
         draw = random.Random(folder.name)
         words = ["".join(draw.choices(SYLLABLES, k=2)) for _ in range(40)]
         lines = [draw.choices(words, k=draw.randint(1, 5)) for _ in range(120)]
         rows = [f"{' '.join(line)} {index}\t{' '.join(reversed(line))} {index}\n" for index, line in enumerate(lines)]
         (folder / "pairs.tsv").write_text("".join(rows))
-        text = config.replace("TSV", str(folder / "pairs.tsv")).replace("CACHE", str(folder / "cache"))
-        (folder / "config.yaml").write_text(text)
-        tracking.prepare_mlflow()
-        tracking_destination.LocalStore(folder / "store").client()  # MLflow takes seconds to make one
 
     def root(self, name: str) -> Path:
         root = self.folder / name
@@ -88,7 +93,12 @@ class Runs:
         return root
 
     def start(self, name: str, *prefix: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        command = [sys.executable, *(prefix or ("-m", MODULE)), "--config", str(self.folder / "config.yaml")]
+        command = [
+            sys.executable,
+            *(prefix or ("-m", MODULE.replace("vanilla", self.architecture))),
+            "--config",
+            str(self.folder / "config.yaml"),
+        ]
         environment = {**os.environ, "CHECKPOINT_ROOT": str(self.root(name))}
         environment.pop("MLFLOW_TRACKING_URI", None)
         return subprocess.Popen(
@@ -110,11 +120,13 @@ class Runs:
 
     def run_folder(self, name: str) -> Path:
         """The only one: every start went on with the same run."""
-        (folder,) = (self.root(name) / "vanilla").iterdir()
+        (folder,) = (self.root(name) / self.architecture).iterdir()
         return folder
 
     def newest_change(self, name: str) -> int:
-        return max((path.stat().st_mtime_ns for path in self.root(name).glob("vanilla/*/*_*.pt")), default=0)
+        return max(
+            (path.stat().st_mtime_ns for path in self.root(name).glob(f"{self.architecture}/*/*_*.pt")), default=0
+        )
 
     def wait_for_checkpoint(self, name: str, process: subprocess.Popen[str], before: int) -> None:
         """Until there is a newer one than that of before, or the run has come to its end without another."""
@@ -142,6 +154,67 @@ class Runs:
         with sqlite3.connect(self.root(name) / "mlflow.db") as connection:
             query = "SELECT key, step FROM metrics WHERE key NOT LIKE 'system/%' ORDER BY key, step"
             return connection.execute(query).fetchall()
+
+
+class PictureRuns(Runs):
+    """The same with a few pictures of digits: augmented and mixed by two processes."""
+
+    architecture = "vit"
+
+    def write_data(self, folder: Path) -> None:
+        """None: the digits are made by the first run."""
+
+
+PICTURES = """
+Model: {image_size: 32, patch_size: 8, embed_dim: 16, num_heads: 2, ff_dim: 16, num_layers: 2, dropout: 0.1, stochastic_depth: 0.2}
+Training:
+  seed: 5
+  num_threads: 1
+  max_steps: 40
+  batch_size: 8
+  accumulation_steps: 2
+  learning_rate: 0.01
+  warmup_steps: 10
+  weight_decay: 0.01
+  layer_decay: 0.7
+  ema_decay: 0.9
+  validation_interval: 9
+  checkpoint_interval: 7
+  keep_checkpoints: 5
+  log_interval: 5
+  loss: {kind: asymmetric, unknown: selective, prior_threshold: 0.4, top_k: 1}
+  checkpoint_root: ${CHECKPOINT_ROOT}
+Data:
+  train: {digits: {train: 100, validation: 30, test: 30, size: 32}}
+  num_workers: 2
+  cache_dir: CACHE
+  augmentation: {crop: random_resized, crop_scale: [0.5, 1.0], auto_augment: trivial, erasing: 0.3, mixup: 0.4, cutmix: 1.0, mixed: 0.7}
+"""
+
+
+@pytest.fixture(scope="module")
+def picture_runs(tmp_path_factory: pytest.TempPathFactory) -> PictureRuns:
+    pytest.importorskip("sklearn")
+    runs = PictureRuns(tmp_path_factory.mktemp("pictures"), PICTURES)
+    runs.finish("undisturbed")
+    return runs
+
+
+def test_pictures_stopped_by_a_signal(seed: int, picture_runs: PictureRuns) -> None:
+    process = picture_runs.stop("stopped", signal.SIGTERM)
+    assert process.wait() == 143
+    picture_runs.finish("stopped")
+    check_equal(picture_runs, "stopped")
+
+
+@pytest.mark.slow
+def test_pictures_killed_at_random_moments(seed: int, picture_runs: PictureRuns) -> None:
+    codes = []
+    while len(codes) < 3 and 0 not in codes:
+        codes.append(picture_runs.stop("killed", signal.SIGKILL, longest_wait=0.3).wait())
+    assert codes[0] == -signal.SIGKILL and set(codes) <= {0, -signal.SIGKILL}
+    picture_runs.finish("killed")
+    check_equal(picture_runs, "killed")
 
 
 @pytest.fixture(scope="module")

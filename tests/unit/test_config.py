@@ -9,11 +9,18 @@ from pydantic import AliasChoices, Field
 from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
 from transformer_architectures.architectures.vanilla.data import VanillaDataConfig
 from transformer_architectures.architectures.vanilla.training import VanillaTrainingConfig
+from transformer_architectures.architectures.vit.config import VitModelConfig
+from transformer_architectures.architectures.vit.data_config import VitDataConfig
+from transformer_architectures.architectures.vit.training import VitTrainingConfig
 from transformer_architectures.config import StrictModel, default_config_path, fingerprint, load_config, load_sections
+from transformer_architectures.config.loader import read_sections
 from transformer_architectures.config.yaml_reader import parse_yaml
 from transformer_architectures.errors import ConfigError
+from transformer_architectures.training.config import TrainingConfig
+from transformer_architectures.training.multi_label_loss import MultiLabelLossConfig
 
 VANILLA = {"Model": VanillaModelConfig, "Training": VanillaTrainingConfig, "Data": VanillaDataConfig}
+VIT = {"Model": VitModelConfig, "Training": VitTrainingConfig, "Data": VitDataConfig}
 CONFIGS = sorted(default_config_path("vanilla").resolve().parent.glob("*.yaml"))
 
 
@@ -272,12 +279,18 @@ CHANGED: dict[str, Any] = {
 
 
 def test_fingerprint_leaves_out_what_does_not_change_what_is_learned_and_nothing_else() -> None:
-    base = VanillaTrainingConfig(max_steps=10)
-    assert set(LEFT_OUT) | set(CHANGED) == set(VanillaTrainingConfig.model_fields), "a new key: which side is it on?"
+    check_fingerprint(VanillaTrainingConfig(max_steps=10), CHANGED)
+    shared = {name: value for name, value in CHANGED.items() if name in TrainingConfig.model_fields}
+    of_pictures = {"batch_size": 7, "layer_decay": 0.5, "loss": MultiLabelLossConfig(kind="focal")}
+    check_fingerprint(VitTrainingConfig(max_steps=10), shared | of_pictures)
+
+
+def check_fingerprint(base: TrainingConfig, changes: dict[str, Any]) -> None:
+    assert set(LEFT_OUT) | set(changes) == set(type(base).model_fields), "a new key: which side is it on?"
     expected = fingerprint({"Training": base})
     for name, value in LEFT_OUT.items():
         assert fingerprint({"Training": base.model_copy(update={name: value})}) == expected, name
-    for name, value in CHANGED.items():
+    for name, value in changes.items():
         assert getattr(base, name) != value
         assert fingerprint({"Training": base.model_copy(update={name: value})}) != expected, name
 
@@ -304,12 +317,10 @@ def test_fingerprint_is_of_values_not_of_spelling(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configs_fit_their_models(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MULTI30K_DIR", "TATOEBA_DIR"):
+    for name in ("MULTI30K_DIR", "TATOEBA_DIR", "OPENIMAGES_DIR", "CIFAR10_DIR"):
         monkeypatch.setenv(name, "/data/dummy")
-    if not path.name.startswith("vanilla_"):
-        pytest.skip("another architecture")
-    sections = load_sections(path, VANILLA)
-    assert set(sections) == set(VANILLA)
+    models = {"vanilla": VANILLA, "vit": VIT}[read_sections(path)["Model"]["architecture"]]
+    assert set(load_sections(path, models)) == set(models)
 
 
 def test_there_are_configs() -> None:

@@ -19,7 +19,7 @@ from transformer_architectures.training.precision import Precision, compile_ever
 from transformer_architectures.training.run_folder import RunFolder, Start
 from transformer_architectures.training.signals import Stopped, StopRequest
 from transformer_architectures.training.state import RunState
-from transformer_architectures.training.task import Scores
+from transformer_architectures.training.task import Artifact, Scores
 
 BATCHES = 5
 
@@ -74,6 +74,9 @@ class Regression:
     def compile(self, model: Any) -> None:
         model.compile()
 
+    def learning_rate_scale(self, model: Any, parameter: str) -> float:
+        return 1.0
+
     def loss(self, model: Any, batch: Any) -> Tensor:
         noise = torch.randn(4, 1)
         return (model(batch.features) + noise).square().sum()
@@ -96,6 +99,9 @@ class Regression:
 
     def samples(self, model: Any, part: str) -> list[dict[str, str]]:
         return []
+
+    def artifacts(self, model: Any, part: str) -> dict[str, Artifact]:
+        return {}
 
     def export(self, model: Any, folder: Path, results: Mapping[str, Any]) -> None:
         pass

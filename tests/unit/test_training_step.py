@@ -313,6 +313,20 @@ def test_only_matrices_decay(seed: int) -> None:
         torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
 
 
+def test_learning_rates_are_scaled_by_the_name_of_the_parameter(seed: int) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+    settings = config(weight_decay=0.5, learning_rate=0.1)
+    optimizer = build_optimizer(model, settings, lambda name: 0.5 ** (2 - int(name.split(".")[0])))
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert found[id(parameter)] == pytest.approx(
+            (0.1 * 0.5 ** (2 - int(name[0])), 0.5 * (parameter.dim() == 2))
+        ), name
+    assert build_scheduler(optimizer, settings).get_last_lr()[0] == pytest.approx(0.1)  # what is logged
+    usual = build_optimizer(model, settings)
+    assert [len(group["params"]) for group in usual.param_groups] == [2, 4]
+
+
 # -------------------------------------------------------------------- averages
 def test_the_moving_average_is_the_recursion(seed: int) -> None:
     decay = random.uniform(0.5, 0.99)

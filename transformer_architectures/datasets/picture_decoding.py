@@ -57,8 +57,7 @@ def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "
         image = Image.open(BytesIO(data), formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise RejectedPicture(f"{image.width} x {image.height} pixels, over the limit of {max_pixels:,}")
-        image.load()
-        pixels = np.array(_upright(_as_rgb(image), image))
+        return picture_pixels(image)
     except RejectedPicture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -67,6 +66,12 @@ def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "
         raise RejectedPicture("empty file" if not data else f"not a picture ({', '.join(FORMATS)})") from None
     except Exception as error:  # parsers that meet damaged files raise whatever they stumble over
         raise RejectedPicture(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def picture_pixels(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
+    """A picture that Pillow has opened as RGB, upright."""
+    image.load()
+    pixels = np.array(_upright(_as_rgb(image), image))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -124,7 +124,7 @@ def open_pictures(path: str | Path, id_form: IdForm = "stem") -> PictureSource:
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
     archives = sorted(file for file in path.iterdir() if file.name.endswith(ARCHIVES) and not file.name.startswith("."))
-    paths = PictureIds.from_strings(_files_below(path))
+    paths = PictureIds.from_strings(files_below(path))
     if archives and len(paths):
         raise DataError(f"{path}: holds pictures and archives ({archives[0].name}): name one of them")
     if archives:
@@ -144,7 +144,7 @@ def _stem(path: str) -> str:
     return posixpath.splitext(posixpath.basename(path))[0]
 
 
-def _files_below(folder: Path) -> Iterator[str]:
+def files_below(folder: Path) -> Iterator[str]:
     """Paths of pictures relative to the folder; each folder once, also where links make a circle."""
     waiting, seen = [""], set()
     while waiting:
@@ -168,6 +168,7 @@ __all__ = [
     "PictureSource",
     "RejectedPicture",
     "decode_picture",
+    "files_below",
     "is_picture",
     "open_pictures",
 ]

@@ -16,7 +16,7 @@ class TrainingConfig(StrictModel):
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; torch's own choice unless given")
-    compile: bool = Field(False, description="torch.compile, on batches padded to fixed lengths")
+    compile: bool = Field(False, description="torch.compile, a graph for every shape")
 
     # How long. At least one limit is needed; early stopping may come first.
     max_steps: int | None = Field(None, ge=1)
@@ -24,7 +24,6 @@ class TrainingConfig(StrictModel):
     patience: int | None = Field(None, ge=1, description="validations without a better score before the run stops")
 
     # Optimization.
-    batch_tokens: int = Field(4096, ge=16, description="tokens of a micro-batch on each device, padding included")
     accumulation_steps: int = Field(1, ge=1, description="micro-batches of one optimizer step")
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "inverse_sqrt"

@@ -15,18 +15,19 @@ from transformer_architectures.errors import CheckpointError
 from transformer_architectures.training.checkpointing import read_checkpoint
 from transformer_architectures.training.loop import Fit
 from transformer_architectures.training.optimization import mean_of_weights
-from transformer_architectures.training.task import Scores
+from transformer_architectures.training.task import Artifact, Scores
 
-VERSIONS_OF = ("transformer-architectures", "torch", "numpy", "tokenizers", "sacrebleu")
+VERSIONS_OF = ("transformer-architectures", "torch", "numpy", "torchvision", "pillow", "tokenizers", "sacrebleu")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run leaves: its model folder, the contents of `results.json`, and sample outputs."""
+    """What a run leaves: its model folder, the contents of `results.json`, sample outputs, and the task's pictures and tables."""
 
     model_folder: Path
     results: dict[str, Any]
     samples: list[dict[str, str]]
+    artifacts: Mapping[str, Artifact]
 
 
 def finish(fit: Fit, run_folder: Path) -> FinishedRun:
@@ -67,7 +68,7 @@ def finish(fit: Fit, run_folder: Path) -> FinishedRun:
     }
     model_folder = run_folder / "model"
     fit.task.export(fit.model, model_folder, results)
-    return FinishedRun(model_folder, results, fit.task.samples(fit.model, part))
+    return FinishedRun(model_folder, results, fit.task.samples(fit.model, part), fit.task.artifacts(fit.model, part))
 
 
 def candidate_weights(fit: Fit, run_folder: Path) -> dict[str, Mapping[str, Tensor]]:
@@ -100,7 +101,7 @@ def report(finished: FinishedRun) -> Iterator[str]:
     yield f"\n{results['task']}: {part} scores of the {results['weights']} weights, step {results['weights_step']}"
     for name, value in (results["test"] or results["validation"]).items():
         signature = results["signatures"].get(name, "")
-        yield f"  {name:<10} {value:8.4g}    baseline {results['baseline'][name]:8.4g}    {signature}"
+        yield f"  {name:<12} {value:8.4g}    baseline {results['baseline'][name]:8.4g}    {signature}"
     cost = results["cost"]
     throughput = "  ".join(f"{name} {value:,.0f}" for name, value in cost.items() if name != "wall_seconds")
     yield f"  {results['parameters']:,} parameters  {cost['wall_seconds']:,.0f} s  {throughput}"

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -59,7 +60,7 @@ class Fit:
         seed_generators(config.seed)
         self.model = task.build_model().to(precision.device)
         seed_generators(config.seed + ranks.rank)  # each rank drops other units
-        self.optimizer = build_optimizer(self.model, config)
+        self.optimizer = build_optimizer(self.model, config, partial(task.learning_rate_scale, self.model))
         self.scheduler = build_scheduler(self.optimizer, config)
         self.ema = build_ema(self.model, config)
         if config.compile:

@@ -44,23 +44,38 @@ class MultiLabelLossConfig(StrictModel):
     """Which loss, and what an unknown label means to it. A parameter of another kind or mode is refused."""
 
     kind: Literal["bce", "focal", "asymmetric", "softmax"] = "bce"
-    unknown: Literal["ignore", "negative", "selective"] | None = Field(None, description="`ignore` unless given")
-
-    gamma: float | None = Field(None, ge=0, description="focal: weight (1 - p of the truth) ** gamma; 2 unless given")
-    alpha: float | None = Field(None, gt=0, lt=1, description="focal: positives × alpha, negatives × (1 - alpha)")
-    gamma_pos: float | None = Field(None, ge=0, description="asymmetric: focal exponent of positives; 0 unless given")
-    gamma_neg: float | None = Field(None, ge=0, description="asymmetric: of negatives; 4 unless given")
-    gamma_unknown: float | None = Field(None, ge=0, description="asymmetric: of unknowns; gamma_neg unless given")
-    clip: float | None = Field(
-        None, ge=0, lt=1, description="asymmetric: negatives below this probability cost nothing; 0.05 unless given"
+    unknown: Literal["ignore", "negative", "selective"] | None = Field(
+        default=None, description="`ignore` unless given"
     )
-    label_smoothing: float | None = Field(None, ge=0, lt=1, description="softmax: share given to all classes alike")
+
+    gamma: float | None = Field(
+        default=None, ge=0, description="focal: weight (1 - p of the truth) ** gamma; 2 unless given"
+    )
+    alpha: float | None = Field(
+        default=None, gt=0, lt=1, description="focal: positives × alpha, negatives × (1 - alpha)"
+    )
+    gamma_pos: float | None = Field(
+        default=None, ge=0, description="asymmetric: focal exponent of positives; 0 unless given"
+    )
+    gamma_neg: float | None = Field(default=None, ge=0, description="asymmetric: of negatives; 4 unless given")
+    gamma_unknown: float | None = Field(
+        default=None, ge=0, description="asymmetric: of unknowns; gamma_neg unless given"
+    )
+    clip: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="asymmetric: negatives below this probability cost nothing; 0.05 unless given",
+    )
+    label_smoothing: float | None = Field(
+        default=None, ge=0, lt=1, description="softmax: share given to all classes alike"
+    )
 
     prior_threshold: float | None = Field(
-        None, gt=0, lt=1, description="selective: unknowns of classes more frequent than this are left out"
+        default=None, gt=0, lt=1, description="selective: unknowns of classes more frequent than this are left out"
     )
     top_k: int | None = Field(
-        None, ge=1, description="selective: the k × pictures most probable unknowns of a batch are left out"
+        default=None, ge=1, description="selective: the k × pictures most probable unknowns of a batch are left out"
     )
 
     @model_validator(mode="after")

@@ -13,13 +13,23 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformer_architectures.training.config import TrainingConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> AdamW:
-    """AdamW (Loshchilov & Hutter 2019), decaying matrices only: biases and norms have no scale to shrink."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
+def build_optimizer(
+    model: nn.Module, config: TrainingConfig, learning_rate_scale: Callable[[str], float] = lambda name: 1.0
+) -> AdamW:
+    """AdamW (Loshchilov & Hutter 2019), decaying matrices only: biases and norms have no scale to shrink.
+
+    Args:
+        learning_rate_scale: of a parameter's name; the learning rate of the config is multiplied by it.
+    """
+    scaled = [(learning_rate_scale(name), p) for name, p in model.named_parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = []
+    for scale in sorted({scale for scale, _ in scaled}, reverse=True):  # the first group's learning rate is logged
+        parameters = [parameter for own_scale, parameter in scaled if own_scale == scale]
+        of_both = {"lr": config.learning_rate * scale}
+        groups += [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay, **of_both},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0, **of_both},
+        ]
     return AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,

@@ -92,6 +92,12 @@ def run_training(
             part = "test" if finished.results["test"] else "final_validation"
             tracker.log_metrics({f"{part}/{name}": value for name, value in scores.items()}, fit.state.global_step)
             tracker.log_artifacts(finished.model_folder, "model")
+            for name, artifact in finished.artifacts.items():
+                if isinstance(artifact, bytes):
+                    (folder.path / name).write_bytes(artifact)
+                    tracker.log_figure_png(artifact, name)
+                else:
+                    tracker.log_table(artifact, name)
             return finished
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 Scores = dict[str, float]  # the first key is the main score; higher is better
+Artifact = bytes | list[dict[str, Any]]  # a PNG file's content, or rows of a table
 
 
 @runtime_checkable
@@ -81,6 +82,10 @@ class Task(Protocol):
         """Compiles, in place, what `loss` calls."""
         ...
 
+    def learning_rate_scale(self, model: Any, parameter: str) -> float:
+        """What the learning rate is multiplied by for the parameter of that name; 1 is usual."""
+        ...
+
     def loss(self, model: Any, batch: Any) -> Tensor:
         """Summed loss over the labels of one micro-batch."""
         ...
@@ -108,9 +113,13 @@ class Task(Protocol):
         """A few inputs of "validation" or "test" with what the model makes of them, as rows of a table."""
         ...
 
+    def artifacts(self, model: Any, part: str) -> Mapping[str, Artifact]:
+        """What else shows how the finished model does on "validation" or "test": pictures (`.png`) and tables (`.json`), by file name."""
+        ...
+
     def export(self, model: Any, folder: Path, results: Mapping[str, Any]) -> None:
         """Writes the self-contained model folder."""
         ...
 
 
-__all__ = ["Batch", "DataModule", "Scores", "Task"]
+__all__ = ["Artifact", "Batch", "DataModule", "Scores", "Task"]

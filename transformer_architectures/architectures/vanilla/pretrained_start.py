@@ -12,6 +12,7 @@ from transformer_architectures.architectures.vanilla.translator import Translato
 from transformer_architectures.errors import ConfigError, ModelFolderError
 from transformer_architectures.model_folder import MANIFEST, open_model_folder
 from transformer_architectures.pretrained.marian import is_marian_folder, read_marian_folder
+from transformer_architectures.pretrained.merged_config import merged_config
 from transformer_architectures.tokenization import Tokenizer
 
 # What fine-tuning may choose anew; all else belongs to the weights.
@@ -63,7 +64,7 @@ def _from_our_folder(config: VanillaModelConfig, path: Path) -> PretrainedStart:
     def read_model(config: VanillaModelConfig) -> Transformer:
         return _model(config, folder.weights(), path)
 
-    return PretrainedStart(merged(config, loaded.model.config), loaded.tokenizer, read_model)
+    return PretrainedStart(merged_config(config, loaded.model.config, FREE, SAME_AS), loaded.tokenizer, read_model)
 
 
 def _from_marian(config: VanillaModelConfig, path: Path) -> PretrainedStart:
@@ -73,7 +74,7 @@ def _from_marian(config: VanillaModelConfig, path: Path) -> PretrainedStart:
         _, weights, _ = read_marian_folder(path)  # again, instead of keeping them through the whole training
         return _model(config, weights, path)
 
-    return PretrainedStart(merged(config, found), tokenizer, read_model)
+    return PretrainedStart(merged_config(config, found, FREE, SAME_AS), tokenizer, read_model)
 
 
 def _model(config: VanillaModelConfig, weights: Mapping[str, Tensor], path: Path) -> Transformer:
@@ -83,21 +84,6 @@ def _model(config: VanillaModelConfig, weights: Mapping[str, Tensor], path: Path
     except RuntimeError as error:  # of another shape than config.json says
         raise ModelFolderError(f"{path}: {' '.join(str(error).split())}") from None
     return model
-
-
-def merged(asked: VanillaModelConfig, found: VanillaModelConfig) -> VanillaModelConfig:
-    """The folder's declaration with what fine-tuning may choose.
-
-    Raises:
-        ConfigError: the config sets another key, to another value than the folder's.
-    """
-    for key in sorted(asked.model_fields_set - FREE):
-        name = SAME_AS.get(key, key)
-        if getattr(asked, name) != getattr(found, name):
-            raise ConfigError(
-                f"Model: {key}: {getattr(asked, name)!r} contradicts {getattr(found, name)!r} of {asked.pretrained}; leave it out"
-            )
-    return found.model_copy(update={key: getattr(asked, key) for key in FREE & asked.model_fields_set})
 
 
 __all__ = ["PretrainedStart", "read_pretrained"]

@@ -33,7 +33,7 @@ from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.cross_entropy import linear_cross_entropy
 from transformer_architectures.training.finish import report
 from transformer_architectures.training.run import RunContext, run_training
-from transformer_architectures.training.task import Scores
+from transformer_architectures.training.task import Artifact, Scores
 
 NUM_SAMPLES = 3
 SPECIAL_IDS = ("pad_id", "bos_id", "eos_id")
@@ -45,6 +45,7 @@ COMPILED_LENGTH_MULTIPLE, LENGTH_MULTIPLE, ROWS_MULTIPLE = 16, 2, 4
 class VanillaTrainingConfig(TrainingConfig):
     """The `Training:` section of a translator."""
 
+    batch_tokens: int = Field(4096, ge=16, description="tokens of a micro-batch on each device, padding included")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     validation_beams: int = Field(1, ge=1, description="beams while training; the final scores take num_beams")
     validation_sentences: int | None = Field(None, ge=1, description="score the first n while training; all at the end")
@@ -86,6 +87,10 @@ class TranslationTask:
         """Compiles both stacks."""
         assert isinstance(model, Transformer)
         compile_stacks(model)
+
+    def learning_rate_scale(self, model: nn.Module, parameter: str) -> float:
+        """The same for all."""
+        return 1.0
 
     def loss(self, model: Transformer, batch: LabeledBatch) -> Tensor:
         """Summed, label-smoothed cross-entropy. Only positions that have a label are projected to the vocabulary."""
@@ -130,6 +135,10 @@ class TranslationTask:
             {"source": sources[index], "reference": references[index], "translation": translation}
             for index, translation in zip(chosen, translations, strict=True)
         ]
+
+    def artifacts(self, model: Transformer, part: str) -> dict[str, Artifact]:
+        """None: the samples say it."""
+        return {}
 
     def export(self, model: Transformer, folder: Path, results: Mapping[str, Any]) -> None:
         """Writes the model folder."""

@@ -5,6 +5,7 @@ from transformer_architectures.architectures.vit.augmentation import (
     PicturePreparation,
     TrainingAugmentation,
 )
+from transformer_architectures.architectures.vit.classifier import Labeling, PictureClassifier
 from transformer_architectures.architectures.vit.config import VitModelConfig
 from transformer_architectures.architectures.vit.data import (
     Example,
@@ -25,8 +26,10 @@ __all__ = [
     "DigitsConfig",
     "Example",
     "LabeledBatch",
+    "Labeling",
     "MultiLabelDataCollator",
     "OpenImagesDataset",
+    "PictureClassifier",
     "PictureFilesConfig",
     "PictureMixing",
     "PicturePreparation",

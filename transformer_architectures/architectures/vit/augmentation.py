@@ -101,6 +101,11 @@ class PicturePreparation(StrictModel):
         return pixels.float().sub_(mean * 255).div_(std * 255)
 
     @property
+    def height_and_width(self) -> tuple[int, int]:
+        """Of the model's input, in pixels."""
+        return self.height, self.width
+
+    @property
     def mean_color(self) -> tuple[int, int, int]:
         """The colour that is (nearly) zero after `normalize`: what stands where a picture has nothing to show."""
         red, green, blue = (round(255 * value) for value in self.mean)

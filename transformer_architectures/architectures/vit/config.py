@@ -59,6 +59,8 @@ class VitModelConfig(StrictModel):
 
     @model_validator(mode="after")
     def parts_fit_together(self) -> "VitModelConfig":
+        if self.pretrained:  # what is not given comes from there, not from the defaults
+            return self
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} must be divisible by num_heads {self.num_heads}")
         if self.positions == "sincos" and (self.embed_dim % 4 or self.embed_dim < 8):

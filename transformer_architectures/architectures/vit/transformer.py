@@ -165,6 +165,16 @@ class VisionTransformerForImageClassification(nn.Module):
         total = sum(parameter.numel() for parameter in self.parameters())
         return groups | {"head": total - sum(groups.values())}
 
+    def layers_above(self, parameter: str) -> int:
+        """How many layers stand above the one that a parameter belongs to: none above the head and the last norm, all blocks and
+        the head above the embedding."""
+        part, _, rest = parameter.removeprefix("backbone.").partition(".")
+        if part in ("norm", "pooler", "head") or rest.startswith("final_norm."):
+            return 0
+        if part != "encoder":
+            return self.config.num_layers + 1
+        return self.config.num_layers - int(rest.split(".")[1])
+
     def estimate_flops(self) -> int:
         """Floating-point operations of forward and backward for one picture: see `VisionTransformer.estimate_flops`."""
         return self.backbone.estimate_flops() + 6 * self.parameter_groups()["head"]

@@ -1,0 +1,101 @@
+"""Pictures that a user names, decoded and prepared for the model: in order, and what cannot be used with its reason."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from transformer_architectures.architectures.vit.augmentation import PicturePreparation
+from transformer_architectures.datasets.picture_decoding import picture_pixels
+from transformer_architectures.datasets.pictures import (
+    PICTURE_SUFFIXES,
+    PictureSource,
+    RejectedPicture,
+    decode_picture,
+    files_below,
+)
+from transformer_architectures.errors import DataError, UsageError
+from transformer_architectures.processes import available_cores, ignore_signals
+
+Input = str | os.PathLike[str] | Image.Image | Tensor  # a tensor: uint8 (3, height, width)
+Prepared = Tensor | str  # pixels, or why there are none
+
+FEW = 256  # so many are decoded here: starting processes would take as long
+
+
+def prepared_pictures(
+    inputs: Sequence[Input], preparation: PicturePreparation, source: PictureSource | None = None
+) -> Iterator[Prepared]:
+    """The model's input for each picture, in order, or the reason why it cannot be used; by several processes if there are many.
+
+    Args:
+        source: where pictures are looked up; then the inputs are ids.
+    """
+    return iter(
+        DataLoader(
+            _Preparation(inputs, preparation, source),
+            batch_size=None,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # a batch of one is no list here
+            num_workers=available_cores() if len(inputs) > FEW else 0,
+            generator=torch.Generator(),  # of its own, or it would draw from the global one
+            worker_init_fn=ignore_signals,
+        )
+    )
+
+
+def pictures_of(path: str) -> list[str]:
+    """A file as it is; of a folder all pictures in it, at any depth, sorted.
+
+    Raises:
+        DataError: there is no picture in the folder.
+    """
+    if not os.path.isdir(path):
+        return [path]
+    found = sorted(files_below(Path(path)))
+    if not found:
+        raise DataError(f"{path}: no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) are in it")
+    return [os.path.join(path, name) for name in found]
+
+
+class _Preparation(Dataset[Prepared]):
+    """Item ``i`` is the ``i``-th input, decoded and prepared."""
+
+    def __init__(self, inputs: Sequence[Input], preparation: PicturePreparation, source: PictureSource | None) -> None:
+        self.inputs, self.preparation, self.source = inputs, preparation, source
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> Prepared:
+        try:
+            return self.preparation(self._decoded(self.inputs[index]))
+        except RejectedPicture as rejection:
+            return rejection.reason
+
+    def _decoded(self, given: Input) -> UInt8[Tensor, "3 height width"]:
+        if isinstance(given, Tensor):
+            if given.dtype != torch.uint8 or given.dim() != 3 or given.shape[0] != 3:
+                raise UsageError(
+                    f"a picture as a tensor is uint8 of (3, height, width), not {given.dtype} of {tuple(given.shape)}"
+                )
+            return given.cpu()
+        if isinstance(given, Image.Image):
+            return picture_pixels(given)
+        if self.source is not None:
+            return decode_picture(self.source.read(os.fspath(given)))
+        try:
+            return decode_picture(Path(given).read_bytes())
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+            raise RejectedPicture(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _as_it_is(item: Prepared) -> Prepared:
+    return item
+
+
+__all__ = ["Input", "Prepared", "pictures_of", "prepared_pictures"]

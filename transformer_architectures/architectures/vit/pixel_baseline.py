@@ -1,0 +1,51 @@
+"""Logistic regression on the pixels: what can be said of small pictures without looking at shapes."""
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from sklearn.linear_model import LogisticRegression
+
+from transformer_architectures.architectures.vit.data import OpenImagesDataset
+from transformer_architectures.metrics import AnnotatedPairs, best_thresholds, multi_label_scores
+from transformer_architectures.training.task import Scores
+
+PENALTY = 300.0  # on the squared weights of standardised pixels: there are nearly as many pixels as pictures
+MAX_PICTURES = 4000  # for training: a few seconds
+
+
+def logistic_regression_scores(
+    train: OpenImagesDataset, validation: OpenImagesDataset, test: OpenImagesDataset
+) -> Scores:
+    """Scores on test of one regression for each class, on the grey values of the pictures whose label is verified.
+
+    Thresholds are the best on validation. It is trained on the first `MAX_PICTURES` training pictures.
+    """
+    pixels = _grey(train, MAX_PICTURES)
+    targets = [train.labels.targets(row) for row in range(len(pixels))]
+    labels, masks = (np.stack(column) for column in zip(*targets, strict=True))
+    mean, std = pixels.mean(axis=0), pixels.std(axis=0) + 1e-6
+    models = []
+    for known, verified in zip(labels.T, masks.T == 1, strict=True):
+        is_constant = len(np.unique(known[verified])) < 2
+        regression = LogisticRegression(C=1 / PENALTY, max_iter=100)
+        models.append(None if is_constant else regression.fit((pixels[verified] - mean) / std, known[verified]))
+
+    def pairs(part: OpenImagesDataset) -> AnnotatedPairs:
+        standardised = (_grey(part) - mean) / std
+        scores = [np.zeros(len(part)) if model is None else model.predict_proba(standardised)[:, 1] for model in models]
+        targets = [torch.from_numpy(np.stack(column)) for column in zip(*map(part.labels.targets, range(len(part))))]
+        found = AnnotatedPairs(len(models))
+        found.add(torch.from_numpy(np.stack(scores, axis=1)).float(), *targets)
+        return found
+
+    return multi_label_scores(pairs(test), best_thresholds(pairs(validation)))
+
+
+def _grey(dataset: OpenImagesDataset, limit: int | None = None) -> Float32[np.ndarray, "pictures pixels"]:
+    rows = range(min(len(dataset), limit or len(dataset)))
+    grey = [dataset.preparation(dataset.picture(row)).float().mean(dim=0).flatten() / 255 for row in rows]
+    found: Float32[np.ndarray, "pictures pixels"] = torch.stack(grey).numpy()
+    return found
+
+
+__all__ = ["logistic_regression_scores"]
