@@ -11,7 +11,6 @@
 import hashlib
 import importlib
 import json
-import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -28,6 +26,7 @@ from torch import Tensor, nn
 
 from transformer_architectures.command_line import tarch
 from transformer_architectures.config import StrictModel
+from transformer_architectures.durable_files import flush_to_disk, replace_file, replace_json
 from transformer_architectures.errors import ModelFolderError
 
 MANIFEST, CONFIG, WEIGHTS, RESULTS = "manifest.json", "config.json", "model.safetensors", "results.json"
@@ -190,13 +189,13 @@ def write_model_folder(
     originals, tied = _split_tied(weights)
     # One key only: safetensors writes several in an order that varies.
     save_file(originals, unfinished / WEIGHTS, metadata={"tied": json.dumps(tied)})
-    _write_json(unfinished / CONFIG, {**config, "library_version": version("transformer-architectures")})
-    _write_json(unfinished / RESULTS, results)
+    replace_json(unfinished / CONFIG, {**config, "library_version": version("transformer-architectures")})
+    replace_json(unfinished / RESULTS, results)
     for part in parts:
         part.save(unfinished)
     seal(unfinished)
     for path in [*unfinished.rglob("*"), unfinished]:
-        _flush(path)
+        flush_to_disk(path)
     _replace(unfinished, folder)
 
 
@@ -214,11 +213,8 @@ def seal(folder: str | Path) -> list[str]:
     files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
     names = [file.relative_to(path).as_posix() for file in files if file != path / MANIFEST]
     manifest = Manifest(format=1, files={name: _entry(path / name) for name in names})
-    temporary = path / f".{MANIFEST}"
     try:
-        temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        _flush(temporary)
-        temporary.replace(path / MANIFEST)
+        replace_file(path / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
     except OSError as error:
         raise ModelFolderError(f"{path}: the manifest cannot be written ({error.strerror})") from None
     return names
@@ -269,18 +265,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _replace(new: Path, old: Path) -> None:
     """A folder cannot be renamed over another; between two renames the new one stands whole under a hidden name."""
     outdated = old.with_name(f".{old.name}.outdated")
@@ -288,5 +272,5 @@ def _replace(new: Path, old: Path) -> None:
     if old.exists():
         old.rename(outdated)
     new.rename(old)
-    _flush(old.parent)
+    flush_to_disk(old.parent)
     shutil.rmtree(outdated, ignore_errors=True)

@@ -32,7 +32,9 @@ def without_main_module() -> Iterator[None]:
     each of them, and start others.
     """
     main = sys.modules["__main__"]
-    hidden: dict[str, object] = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    hidden: dict[str, object] = {
+        name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__
+    }
     main.__spec__ = None
     try:
         yield

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from transformer_architectures.datasets.picture_ids import PictureIds
 from transformer_architectures.datasets.picture_labels import PictureLabels, class_index_type
 from transformer_architectures.datasets.pictures import PictureSource, open_pictures
 from transformer_architectures.errors import DataError

@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from transformer_architectures.durable_files import flush_to_disk, replace_file, temporary_name
 from transformer_architectures.errors import CheckpointError, TrackingError
 
 FORMAT = 1
@@ -90,7 +91,7 @@ def write_checked(path: Path, content: Mapping[str, Any]) -> None:
 
     Two files cannot be renamed at once: in between, the digest file names the older content as well as the newer one.
     """
-    temporary, digest_file = _temporary(path), digest_path(path)
+    temporary, digest_file = temporary_name(path), digest_path(path)
     try:
         with temporary.open("wb") as file:
             writer = _HashingWriter(file)
@@ -104,15 +105,14 @@ def write_checked(path: Path, content: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         digest = f"{writer.digest.hexdigest()}  {path.name}\n"
         older = digest_file.read_bytes() if path.exists() and digest_file.exists() else b""
-        _write_digest(digest_file, digest.encode() + older)
+        replace_file(digest_file, digest.encode() + older)
         temporary.replace(path)
-        _flush_folder(path.parent)
+        flush_to_disk(path.parent)
         if older:
             with suppress(OSError):  # both are in place: a line too many does no harm
-                _write_digest(digest_file, digest.encode())
+                replace_file(digest_file, digest.encode())
     finally:
         temporary.unlink(missing_ok=True)
-        _temporary(digest_file).unlink(missing_ok=True)
 
 
 def read_checkpoint(checkpoint_path: str | Path) -> dict[str, Any]:
@@ -241,34 +241,10 @@ class _HashingWriter(io.RawIOBase):
             raise
 
 
-def _temporary(path: Path) -> Path:
-    """The name under which this process writes a file; `RunFolder.lock` removes what a killed one left."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _write_digest(path: Path, content: bytes) -> None:
-    """Replaces a digest file at once."""
-    temporary = _temporary(path)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def _in_short(error: Exception) -> str:
     """An error of somebody else's code in one line, and not all of a long list."""
     line = " ".join(str(error).split()) or type(error).__name__
     return line if len(line) <= MAX_ERROR else f"{line[:MAX_ERROR]} ..."
-
-
-def _flush_folder(folder: Path) -> None:
-    """A rename is on disk only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 __all__ = [

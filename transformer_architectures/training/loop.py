@@ -7,7 +7,6 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import nn
 
 from transformer_architectures.errors import CheckpointError, DataError

@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from transformer_architectures.config import fingerprint
+from transformer_architectures.durable_files import replace_json
 from transformer_architectures.errors import CheckpointError, ModelFolderError, UsageError
 from transformer_architectures.model_folder import RESULTS, open_model_folder
 from transformer_architectures.training.checkpointing import read_checkpoint
-from transformer_architectures.training.spool import write_json
 from transformer_architectures.training.state import RunState
 
 CONFIG, LOCK, MODEL = "config.json", "lock", "model"
@@ -59,7 +59,7 @@ class RunFolder:
     def write_config(self, sections: Mapping[str, BaseModel]) -> None:
         """Keeps the configuration, after interpolation and overrides, with its fingerprint."""
         content = {name: section.model_dump(mode="json") for name, section in sections.items()}
-        write_json(self.path / CONFIG, {"fingerprint": fingerprint(sections), **content})
+        replace_json(self.path / CONFIG, {"fingerprint": fingerprint(sections), **content})
 
     @property
     def fingerprint(self) -> str | None:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from transformer_architectures.command_line import tarch
+from transformer_architectures.durable_files import replace_json
 from transformer_architectures.errors import ConfigError, TrackingError
 from transformer_architectures.training.checkpointing import resume_mlflow_run
-from transformer_architectures.training.spool import Spool, now, write_json
+from transformer_architectures.training.spool import Spool, now
 from transformer_architectures.training.system_metrics import SystemMonitor
 from transformer_architectures.training.tracking_destination import (
     BATCH_LIMITS,
@@ -104,7 +105,7 @@ class Tracker:
             record = RunRecord(run.info.run_id, run.info.run_name, experiment, run.info.start_time)
             run_folder = checkpoint_root / model_name / f"{record.run_name}_{record.run_id[:6]}"
             (run_folder / "tracking").mkdir(parents=True, exist_ok=True)
-            write_json(run_folder / "tracking" / "run.json", asdict(record))
+            replace_json(run_folder / "tracking" / "run.json", asdict(record))
             tracker = cls(record, run_folder, global_step)
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             with suppress(MlflowException):

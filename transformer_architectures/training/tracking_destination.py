@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from transformer_architectures.training.spool import Entry, Spool, write_json
+from transformer_architectures.durable_files import replace_json
+from transformer_architectures.training.spool import Entry, Spool
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -222,7 +223,7 @@ class Destination:
 
     def save(self, acknowledged: Sequence[Entry] = ()) -> None:
         """Keeps the cursor; then, not before, removes files that the local run has: other stores find them there."""
-        write_json(self.path, asdict(self.cursor))
+        replace_json(self.path, asdict(self.cursor))
         for entry in acknowledged:
             if self.local and "file" in entry.content:
                 shutil.rmtree((self.spool.folder / entry.content["file"]).parent, ignore_errors=True)
