@@ -123,18 +123,11 @@ def beam_search(
     suppressed = torch.tensor(list(suppress_tokens), dtype=torch.long, device=device)
     tokens = max_lengths.new_full((num_sentences, num_beams), start_token)
 
-    def _ends_and_others(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log probability of each row's end token; those of its best other tokens, and which these are."""
-        log_probs = log_probabilities_(logits).index_fill_(1, suppressed, -torch.inf)
-        ended = log_probs[:, end_token].clone()
-        log_probs[:, end_token] = -torch.inf
-        return ended, *top_k(log_probs, min(num_beams, log_probs.shape[1]))
-
     for step in range(longest):
         length = step + 1
 
         # ------------------------------------------------ log probability of each beam's end, and its best other tokens
-        groups = [_ends_and_others(logits) for logits in state.step(tokens.flatten())]
+        groups = [_ends_and_others(logits, end_token, num_beams, suppressed) for logits in state.step(tokens.flatten())]
         ended, continuations, candidates = (torch.cat(parts) for parts in zip(*groups, strict=True))
         ends = frontier.live + ended.view_as(frontier.live)
 
@@ -173,6 +166,16 @@ def beam_search(
 
     results = _note(results, frontier)
     return _trace_back(results, tokens_of_step, parents_of_step, end_token)
+
+
+def _ends_and_others(
+    logits: Float[Tensor, "rows vocab"], end_token: int, num_others: int, suppressed: Int[Tensor, "tokens"]
+) -> tuple[Float[Tensor, "rows"], Float[Tensor, "rows others"], Int[Tensor, "rows others"]]:
+    """Log probability of each row's end token; those of its best other tokens, and which these are. Overwrites the logits."""
+    log_probs = log_probabilities_(logits).index_fill_(1, suppressed, -torch.inf)
+    ended = log_probs[:, end_token].clone()
+    log_probs[:, end_token] = -torch.inf
+    return ended, *top_k(log_probs, min(num_others, log_probs.shape[1]))
 
 
 def _note(results: Frontier, frontier: Frontier) -> Frontier:

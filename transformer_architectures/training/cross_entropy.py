@@ -87,12 +87,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     logits = product(chunk, matrix).to(loss_dtype)
                     if bias is not None:
                         logits += bias
-                    target_logits, largest = logits.gather(1, targets), logits.amax(dim=1, keepdim=True)
-                    probabilities = logits.softmax(dim=1)
-                    # The largest probability is at least 1 / vocab: its logarithm is exact where a label's would underflow.
-                    normalizers = largest - probabilities.amax(dim=1, keepdim=True).log()
+                    row_losses, probabilities = _losses_and_probabilities(logits, targets, smoothing)
                     num_real = min(rows.stop, num_rows) - start
-                    loss += (normalizers - (1 - smoothing) * target_logits)[:num_real].sum()
+                    loss += row_losses[:num_real].sum()
                     if not with_gradient:
                         continue
                     grad_logits = probabilities
@@ -132,6 +129,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _losses_and_probabilities(
+    logits: Float[Tensor, "rows vocab"], targets: Int[Tensor, "rows 1"], smoothing: float
+) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows vocab"]]:
+    """Of each row: the loss without the part of the smoothed target that is the same for all tokens, and the softmax."""
+    target_logits, largest = logits.gather(1, targets), logits.amax(dim=1, keepdim=True)
+    probabilities = logits.softmax(dim=1)
+    # The largest probability is at least 1 / vocab: its logarithm is exact where a label's would underflow.
+    normalizers = largest - probabilities.amax(dim=1, keepdim=True).log()
+    return normalizers - (1 - smoothing) * target_logits, probabilities
 
 
 __all__ = ["linear_cross_entropy"]
