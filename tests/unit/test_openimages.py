@@ -106,6 +106,8 @@ def test_equal_to_reading_row_by_row(tmp_path: Path, drawn: list[Row], block_byt
     try:
         if not any(not is_machine or confidence for *_, confidence, is_machine in drawn):
             assert "no usable label" in data_error(human, None, machine_labels=machine)
+        elif not row_by_row(drawn):
+            assert "contradict" in data_error(human, None, machine_labels=machine)
         else:
             labels = read_openimages(human, None, machine_labels=machine, machine_confidence=0.5)
             assert table(labels) == row_by_row(drawn)
