@@ -53,8 +53,8 @@ class ScaledDotProductAttention(nn.Module):
         scale: factor on the scores; None means ``head_dim ** -0.5``.
     """
 
-    # On CPU the fused kernel pays off in training only above about this many scores per head: see the table named in the
-    # module's docstring; it is a noisy one for bf16.
+    # On CPU the fused kernel pays off only above about this many scores per head (one rule for training and inference, which
+    # in bf16 part at 512 positions): see the table named in the module's docstring.
     LARGEST_MATH_SCORES = {torch.float32: 128 * 128, torch.bfloat16: 256 * 256}
 
     def __init__(self, dropout: float = 0.0, backend: Backend = "auto", scale: float | None = None) -> None:
