@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,18 +16,20 @@ from typing import Annotated, Any
 
 import typer
 
-from transformer_architectures.command_line import Debug, Overrides, Resume, errors_in_one_line, run_app, write_lines
+from transformer_architectures.command_line import (
+    BatchSize,
+    BatchTokens,
+    Debug,
+    Device,
+    Overrides,
+    Resume,
+    errors_in_one_line,
+    run_app,
+    write_lines,
+)
 from transformer_architectures.errors import ConfigError, TransformerArchitecturesError, UsageError
 
 ARCHITECTURES = "transformer_architectures.architectures"
-
-
-class DeviceName(StrEnum):
-    """Where to compute; auto is a GPU where there is one."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 app = typer.Typer(
@@ -41,7 +42,6 @@ ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, 
 RunOrRoot = Annotated[str | None, typer.Argument(metavar="RUN_DIR|ROOT", help="else $CHECKPOINT_ROOT, else outputs")]
 ModelDir = Annotated[str, typer.Argument(metavar="MODEL_DIR", help="a finished run's model folder")]
 ImageFiles = Annotated[list[str] | None, typer.Argument(metavar="[IMAGE...]", help="pictures: files or folders")]
-Device = Annotated[DeviceName, typer.Option("--device")]
 Input = Annotated[str | None, typer.Option("--input", help="a file, plain or .gz; standard input unless given")]
 Source = Annotated[str | None, typer.Option("--source", help="a file of inputs, plain or .gz")]
 Reference = Annotated[str | None, typer.Option("--reference", help="a file of right outputs, line by line")]
@@ -53,8 +53,6 @@ Lowercase = Annotated[bool | None, typer.Option("--lowercase", help="ignore case
 AsJson = Annotated[bool, typer.Option("--json", help="print one object, score to value")]
 NBest = Annotated[int | None, typer.Option("--n-best", min=1, help="outputs for each input, with their scores")]
 Beam = Annotated[int | None, typer.Option("--beam", min=1, help="beams of the search")]
-BatchTokens = Annotated[int | None, typer.Option("--batch-tokens", min=1, help="tokens of a batch")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="the most inputs of a batch")]
 
 
 @app.command()
@@ -62,12 +60,18 @@ def train(
     config: ConfigFile,
     set: Overrides = None,
     resume: Resume = None,
+    batch_tokens: BatchTokens = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
     debug: Debug = False,
 ) -> None:
     """Train the model that a config describes; its Model.architecture says which."""
     with errors_in_one_line(debug):
-        overrides = set or []
+        from transformer_architectures.training.command import training_options
+
+        overrides = list(set or [])
         training = import_module(f"{ARCHITECTURES}.{architecture_of(config, overrides)}.training")
+        overrides += training_options(training.SECTIONS["Training"], device, batch_tokens, batch_size)
         raise typer.Exit(training.train(config, overrides, resume))
 
 
@@ -80,7 +84,7 @@ def predict(
     n_best: NBest = None,
     batch_tokens: BatchTokens = None,
     batch_size: BatchSize = None,
-    device: Device = DeviceName.auto,
+    device: Device = None,
     debug: Debug = False,
 ) -> None:
     """Write what the model gives for each input: pictures that are named, or lines of text."""
@@ -103,7 +107,7 @@ def evaluate(
     beam: Beam = None,
     batch_tokens: BatchTokens = None,
     batch_size: BatchSize = None,
-    device: Device = DeviceName.auto,
+    device: Device = None,
     debug: Debug = False,
 ) -> None:
     """Score the model's outputs against the right ones."""
@@ -148,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_app(app, "tarch", arguments)
 
 
-def load_for(command: str, model_dir: str, device: DeviceName, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def load_for(command: str, model_dir: str, device: str | None, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The folder's model, and the options that were given, under the names that its methods use.
 
     Raises:
@@ -166,7 +170,7 @@ def load_for(command: str, model_dir: str, device: DeviceName, given: Mapping[st
             task = folder.config["task"]
             raise UsageError(f"{option} does not belong to {command} for {task} (known: {', '.join(sorted(known))})")
         options[option.strip("-.").lower().replace("-", "_")] = value
-    return folder.loader.from_folder(folder, device.value), options
+    return folder.loader.from_folder(folder, device or "auto"), options
 
 
 def architecture_of(config: str, overrides: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,9 @@ WrongCommandLine: type[Exception] = typer.BadParameter.__bases__[0]
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a config key; repeatable")]
 Resume = Annotated[str | None, typer.Option("--resume", help="auto, a checkpoint, or a run folder")]
+BatchTokens = Annotated[int | None, typer.Option("--batch-tokens", min=1, help="tokens of a batch")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="the most inputs of a batch")]
+Device = Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="where to compute")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 
 

@@ -16,6 +16,7 @@ import torch
 from tiny_translator import tiny_translator
 
 from transformer_architectures import cli
+from transformer_architectures.architectures.vanilla.training import VanillaTrainingConfig
 from transformer_architectures.model_folder import write_model_folder
 
 LINES = ["ba lo mi", "", "tuka séro", "lo\u2028mi\x0bka", "x" * 300]
@@ -162,6 +163,8 @@ def test_train_calls_the_training_of_the_architecture(
     calls = []
 
     class Training:
+        SECTIONS = {"Training": VanillaTrainingConfig}
+
         @staticmethod
         def train(config: str, overrides: list[str], resume: str | None) -> int:
             calls.append((config, overrides, resume))
@@ -177,6 +180,10 @@ def test_train_calls_the_training_of_the_architecture(
     outcome = tarch("train", str(config), "--set", "Training.seed=2", "--set", "Model.dropout=0", "--resume", "auto")
     assert outcome.code == 7
     assert calls == [(str(config), ["Training.seed=2", "Model.dropout=0"], "auto")]
+    assert tarch("train", str(config), "--device", "cpu", "--batch-tokens", "512").code == 7
+    assert calls.pop() == (str(config), ["Training.device=cpu", "Training.batch_tokens=512"], None)
+    outcome = tarch("train", str(config), "--batch-size", "8")
+    assert outcome.code == 2 and "--batch-size does not belong" in outcome.err and len(calls) == 1
     for override in ("Model.architecture=crystal", "Model.architecture="):
         outcome = tarch("train", str(config), "--set", override)
         assert outcome.code == 2 and "expected one of: vanilla" in outcome.err

@@ -38,15 +38,21 @@ def load_config(path: str | Path, section: str, PydanticModelClass: type[M], ove
     return validate_section(read_sections(path, overrides), path, section, PydanticModelClass)
 
 
-def load_sections(
-    path: str | Path, models: Mapping[str, type[StrictModel]], overrides: Sequence[str] = ()
-) -> dict[str, StrictModel]:
+class Sections(dict[str, StrictModel]):
+    """The checked sections of a config, by name."""
+
+    def of(self, model: type[M]) -> M:
+        """The section that is of this class."""
+        return next(section for section in self.values() if isinstance(section, model))
+
+
+def load_sections(path: str | Path, models: Mapping[str, type[StrictModel]], overrides: Sequence[str] = ()) -> Sections:
     """All sections of a file, each by its model; a section that no model is given for is an error."""
     document = read_sections(path, overrides)
     for name in document:
         if name not in models:
             raise ConfigError(f"{path}: unknown section {name}{_suggestion(name, models)}")
-    return {name: validate_section(document, path, name, model) for name, model in models.items()}
+    return Sections({name: validate_section(document, path, name, model) for name, model in models.items()})
 
 
 def read_sections(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Training of the translation task: from a config to a scored model folder.
 
-uv run python -m transformer_architectures.architectures.vanilla.training [--config F] [--set S.k=v] [--resume auto|PATH]
+uv run python -m transformer_architectures.architectures.vanilla.training [--config F] [--set S.k=v] [--resume auto|PATH] [--device D]
 """
 
 import os
@@ -50,6 +50,13 @@ class VanillaTrainingConfig(TrainingConfig):
     validation_sentences: int | None = Field(None, ge=1, description="score the first n while training; all at the end")
     num_beams: int = Field(5, ge=1, description="of the final scores, and the default of `predict`")
     length_penalty: float = Field(1.0, ge=0)
+
+
+SECTIONS: dict[str, type[StrictModel]] = {
+    "Model": VanillaModelConfig,
+    "Training": VanillaTrainingConfig,
+    "Data": VanillaDataConfig,
+}
 
 
 class TranslationTask:
@@ -168,16 +175,9 @@ def _part(name: str) -> Part:
 
 def train(config_path: str, overrides: list[str], resume: str | None) -> int:
     """Trains what a config describes, prints the result, returns the exit code."""
-    models: dict[str, type[StrictModel]] = {
-        "Model": VanillaModelConfig,
-        "Training": VanillaTrainingConfig,
-        "Data": VanillaDataConfig,
-    }
-    sections = load_sections(config_path, models, overrides)
-    model_config, training_config, data_config = (sections[name] for name in models)
-    assert isinstance(model_config, VanillaModelConfig)
-    assert isinstance(training_config, VanillaTrainingConfig)
-    assert isinstance(data_config, VanillaDataConfig)
+    sections = load_sections(config_path, SECTIONS, overrides)
+    model_config, data_config = sections.of(VanillaModelConfig), sections.of(VanillaDataConfig)
+    training_config = sections.of(VanillaTrainingConfig)
     if not model_config.pretrained and (given := sorted(model_config.model_fields_set.intersection(SPECIAL_IDS))):
         raise ConfigError(f"{config_path}: Model: {given[0]}: comes with the tokenizer that is trained; leave it out")
     if model_config.positions == "learned" and data_config.max_length >= model_config.max_length:
@@ -213,4 +213,4 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> int:
 
 
 if __name__ == "__main__":
-    run_command("vanilla", train)
+    run_command("vanilla", SECTIONS, train)

@@ -1,6 +1,6 @@
 """Training of the picture task: from a config to a scored model folder.
 
-uv run python -m transformer_architectures.architectures.vit.training [--config F] [--set S.k=v] [--resume auto|PATH]
+uv run python -m transformer_architectures.architectures.vit.training [--config F] [--set S.k=v] [--resume auto|PATH] [--device D]
 """
 
 import hashlib
@@ -63,6 +63,13 @@ class VitTrainingConfig(TrainingConfig):
         le=1,
         description="learning rate of a layer: this times that of the layer above; the head has the full one",
     )
+
+
+SECTIONS: dict[str, type[StrictModel]] = {
+    "Model": VitModelConfig,
+    "Training": VitTrainingConfig,
+    "Data": VitDataConfig,
+}
 
 
 class ImageClassificationTask:
@@ -260,16 +267,9 @@ def pixel_baseline_line(data: TransformerDataModule) -> str:
 
 def train(config_path: str, overrides: list[str], resume: str | None) -> int:
     """Trains what a config describes, prints the result, returns the exit code."""
-    models: dict[str, type[StrictModel]] = {
-        "Model": VitModelConfig,
-        "Training": VitTrainingConfig,
-        "Data": VitDataConfig,
-    }
-    sections = load_sections(config_path, models, overrides)
-    model_config, training_config, data_config = (sections[name] for name in models)
-    assert isinstance(model_config, VitModelConfig)
-    assert isinstance(training_config, VitTrainingConfig)
-    assert isinstance(data_config, VitDataConfig)
+    sections = load_sections(config_path, SECTIONS, overrides)
+    model_config, data_config = sections.of(VitModelConfig), sections.of(VitDataConfig)
+    training_config = sections.of(VitTrainingConfig)
     if model_config.num_channels != 3:
         raise ConfigError(f"{config_path}: Model: num_channels: pictures have 3, not {model_config.num_channels}")
     pretrained = read_pretrained(model_config) if model_config.pretrained else None
@@ -301,4 +301,4 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> int:
 
 
 if __name__ == "__main__":
-    run_command("vit", train)
+    run_command("vit", SECTIONS, train)
