@@ -29,9 +29,19 @@ class Encoder(nn.Module):
         self.blocks, final_norm = build_blocks(config, num_layers)
         self.final_norm = final_norm if has_final_norm else nn.Identity()
 
-    def forward(self, hidden_states: Hidden, mask: AttentionMaskLike = None) -> Hidden:
-        """Hidden states after the last block and the final norm; ``mask``: see `masking` (1 = real token)."""
+    def forward(
+        self, hidden_states: Hidden, mask: AttentionMaskLike = None, num_queries: int | None = None
+    ) -> Float[Tensor, "batch queries embed_dim"]:
+        """Hidden states after the last block and the final norm.
+
+        Args:
+            mask: see `masking` (1 = real token).
+            num_queries: only the first so many positions are wanted. The last block computes no others, which is most of its work
+                where one token stands for all.
+        """
         mask = AttentionMask.of(mask)
-        for block in self.blocks:
+        *lower_blocks, last_block = self.blocks
+        for block in lower_blocks:
             hidden_states = block(hidden_states, mask)
+        hidden_states = last_block(hidden_states, mask, num_queries=num_queries)
         return self.final_norm(hidden_states)  # type: ignore[no-any-return]

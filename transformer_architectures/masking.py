@@ -73,6 +73,10 @@ class AttentionMask:
         """The same mask, and no query sees what comes after it."""
         return replace(self, causal=True, first_query=first_query)
 
+    def of_first_queries(self, num_queries: int) -> "AttentionMask":
+        """The rows of the mask that belong to the first queries."""
+        return self if self.allowed is None else replace(self, allowed=self.allowed[:, :, :num_queries])
+
     def is_plain_causal(self, num_queries: int, num_keys: int) -> bool:
         """Whether the mask is the square lower triangle and nothing else (kernels have a fast path for it)."""
         return self.causal and self.allowed is None and self.first_query == 0 and num_queries == num_keys

@@ -42,12 +42,19 @@ class Residual(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.stochastic_depth = config.stochastic_depth
 
-    def forward(self, hidden_states: Hidden, function: Callable[[Tensor], Tensor]) -> Hidden:
-        """The hidden states with what ``function`` (the sub-layer proper) adds to them."""
-        if self.pre_layernorm:
-            return self._add(hidden_states, self.dropout(function(self.norm(hidden_states))))
-        output: Tensor = self.norm(self._add(hidden_states, self.dropout(function(hidden_states))))
-        return output
+    def forward(
+        self, hidden_states: Hidden, function: Callable[[Tensor], Tensor], num_queries: int | None = None
+    ) -> Float[Tensor, "batch queries embed_dim"]:
+        """The hidden states with what ``function`` (the sub-layer proper) adds to them.
+
+        Args:
+            num_queries: ``function`` gives the first so many positions only, and so does this.
+        """
+        branch = self.dropout(function(self.norm(hidden_states) if self.pre_layernorm else hidden_states))
+        if num_queries is not None:
+            hidden_states = hidden_states[:, :num_queries]
+        output: Tensor = self._add(hidden_states, branch)
+        return output if self.pre_layernorm else self.norm(output)
 
     def _add(self, hidden_states: Tensor, branch: Tensor) -> Tensor:
         if not self.training or self.stochastic_depth == 0.0:

@@ -86,13 +86,15 @@ class TransformerBlock(nn.Module):
         encoder_output: Float[Tensor, "batch keys embed_dim"] | None = None,
         encoder_mask: AttentionMaskLike = None,
         cache: KeyValueCache | None = None,
-    ) -> Hidden:
-        """The block's output for every position.
+        num_queries: int | None = None,
+    ) -> Float[Tensor, "batch queries embed_dim"]:
+        """The block's output for every position, or for the first ``num_queries``.
 
         Args:
             mask: who may attend to whom: see `masking`. None: everyone to everyone.
             encoder_output: what the cross-attention of a decoder's block looks at; encoder_mask: 1 = real token of it.
             cache: keys and values of earlier positions; the given ones are added to it.
+            num_queries: the other positions are attended to, and that is all they are good for.
 
         Raises:
             UsageError: ``encoder_output`` is missing in a decoder's block, or given to another.
@@ -102,7 +104,7 @@ class TransformerBlock(nn.Module):
                 "a block has cross-attention (is_decoder=True) exactly if it gets encoder_output: "
                 f"cross-attention {self.cross_attention is not None}, encoder_output {encoder_output is not None}"
             )
-        hidden_states = self.self_attention(hidden_states, mask, cache)
+        hidden_states = self.self_attention(hidden_states, mask, cache, num_queries)
         if self.cross_attention is not None:
             hidden_states = self.cross_attention(hidden_states, encoder_output, encoder_mask, cache)
         return self.feedforward(hidden_states)  # type: ignore[no-any-return]

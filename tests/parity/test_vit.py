@@ -54,16 +54,22 @@ def random_images(config: VitModelConfig, dtype: torch.dtype = torch.float32) ->
     return torch.randn(random.randint(1, 4), config.num_channels, *config.height_and_width, dtype=dtype)
 
 
+def computed_positions(config: VitModelConfig, block: int) -> int | None:
+    """How many a block of ours gives, of a classifier: the last one of the class token only."""
+    return 1 if config.pooling == "cls" and block == config.num_layers - 1 else None
+
+
 def timm_layers(ours: VisionTransformerForImageClassification, theirs: Any) -> list[Layer]:
     """First to last."""
     pairs = [Layer("patches", ours.backbone.patch_embedding, theirs.patch_embed)]
     for index, (block, layer) in enumerate(zip(ours.backbone.encoder.blocks, theirs.blocks, strict=True)):
-        pairs.append(Layer(f"attention {index}", block.self_attention.attention.output, layer.attn.proj))
-        pairs.append(Layer(f"feed-forward {index}", block.feedforward.output, layer.mlp.fc2))
-        pairs.append(Layer(f"block {index}", block, layer))
+        computed = computed_positions(ours.config, index)
+        pairs.append(Layer(f"attention {index}", block.self_attention.attention.output, layer.attn.proj, computed))
+        pairs.append(Layer(f"feed-forward {index}", block.feedforward.output, layer.mlp.fc2, computed))
+        pairs.append(Layer(f"block {index}", block, layer, computed))
     return [
         *pairs,
-        Layer("final norm", ours.backbone, theirs.norm),
+        Layer("final norm", ours.backbone, theirs.norm, computed),
         Layer("norm of the head", ours.norm, theirs.fc_norm),
     ]
 
@@ -72,10 +78,11 @@ def transformers_layers(ours: VisionTransformerForImageClassification, theirs: A
     """First to last, of a `ViTModel`."""
     pairs = [Layer("patches", ours.backbone.patch_embedding, theirs.embeddings.patch_embeddings)]
     for index, (block, layer) in enumerate(zip(ours.backbone.encoder.blocks, theirs.layers, strict=True)):
-        pairs.append(Layer(f"attention {index}", block.self_attention.attention.output, layer.attention))
-        pairs.append(Layer(f"feed-forward {index}", block.feedforward.output, layer.mlp))
-        pairs.append(Layer(f"block {index}", block, layer))
-    return [*pairs, Layer("final norm", ours.backbone, theirs.layernorm)]
+        computed = computed_positions(ours.config, index)
+        pairs.append(Layer(f"attention {index}", block.self_attention.attention.output, layer.attention, computed))
+        pairs.append(Layer(f"feed-forward {index}", block.feedforward.output, layer.mlp, computed))
+        pairs.append(Layer(f"block {index}", block, layer, computed))
+    return [*pairs, Layer("final norm", ours.backbone, theirs.layernorm, computed)]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
@@ -88,6 +95,8 @@ def test_outputs_and_gradients_are_those_of_timm(seed: int, tmp_path: Path, form
     with agreeing(timm_layers(ours, theirs)):
         logits, their_logits = ours(images), theirs(images)
     assert difference(logits, their_logits) <= 1
+    with torch.no_grad():
+        assert difference(ours.backbone(images), theirs.forward_features(images)) <= 1  # all tokens
 
     direction = torch.randn_like(logits)
     for output in (logits, their_logits):
@@ -112,6 +121,8 @@ def test_outputs_and_gradients_are_those_of_transformers(
         output, their_output = ours(images), theirs(pixel_values=images)
     their_logits = their_output.logits if kind is ViTForImageClassification else their_output.pooler_output
     assert difference(output, their_logits) <= 1
+    with torch.no_grad():
+        assert difference(ours.backbone(images), backbone(pixel_values=images).last_hidden_state) <= 1  # all tokens
 
     direction = torch.randn_like(output)
     for logits in (output, their_logits):

@@ -1,16 +1,21 @@
 """The block and its parts refuse what does not fit together, and say why."""
 
+import random
+from dataclasses import replace
+
 import pytest
 import torch
 
-from transformer_architectures.attention import AttentionConfig
+from transformer_architectures.attention import AttentionConfig, record_attention
 from transformer_architectures.decoder import Decoder
 from transformer_architectures.decoding_state import STEPS_BETWEEN_DROPS, DecodingState
 from transformer_architectures.dropout import Dropout
+from transformer_architectures.encoder import Encoder
 from transformer_architectures.errors import UsageError
 from transformer_architectures.feedforward import FeedForwardConfig
 from transformer_architectures.masking import AttentionMask
 from transformer_architectures.normalization import NormConfig
+from transformer_architectures.sublayer import ResidualConfig
 from transformer_architectures.transformer_blocks import TransformerBlock, TransformerBlockConfig
 
 CONFIG = TransformerBlockConfig(8, AttentionConfig(num_heads=2), FeedForwardConfig(16))
@@ -73,3 +78,31 @@ def test_a_decoder_without_cross_attention_decodes(seed: int) -> None:
     torch.testing.assert_close(
         torch.cat(list(state.step(prefixes[:, -1]))), whole[:, -1] @ embedding.T, rtol=0, atol=1e-10
     )
+
+
+@pytest.mark.parametrize("pre_layernorm", [True, False])
+@pytest.mark.parametrize("mask_kind", ["none", "padding", "each query's own", "causal"])
+def test_the_first_queries_alone_are_those_of_all(seed: int, pre_layernorm: bool, mask_kind: str) -> None:
+    """Values, gradients and recorded weights, in double precision."""
+    config = replace(CONFIG, residual=ResidualConfig(pre_layernorm=pre_layernorm))
+    encoder, batch, length = Encoder(config, 2).double(), 3, 7
+    num_queries = random.randint(1, length)
+    mask: AttentionMask | torch.Tensor | None = {
+        "none": None,
+        "padding": torch.arange(length) < torch.randint(1, length + 1, (batch, 1)),
+        "each query's own": torch.rand(batch, length, length) < 0.7,
+        "causal": AttentionMask(causal=True),
+    }[mask_kind]
+    direction = torch.randn(batch, num_queries, 8, dtype=torch.float64)
+    states = torch.randn(batch, length, 8, dtype=torch.float64)
+    found = []
+    for wanted in (None, num_queries):
+        inputs = states.clone().requires_grad_()
+        with record_attention(encoder) as attention:
+            output = encoder(inputs, mask, wanted)
+        assert output.shape[1] == (wanted or length)
+        output = output[:, :num_queries]
+        gradients = torch.autograd.grad((output * direction).sum(), [inputs, *encoder.parameters()])
+        found.append([output, *gradients, *(weights for (weights,) in attention.values())])
+    for whole, part in zip(*found, strict=True):
+        torch.testing.assert_close(part, whole, rtol=0, atol=1e-10)

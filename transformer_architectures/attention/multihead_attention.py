@@ -69,13 +69,20 @@ class MultiHeadAttention(nn.Module):
         self.output = Linear(embed_dim, embed_dim, bias=config.bias)
         self.recorder: Recorder | None = None  # set by `record_attention`
 
-    def attend_to_self(self, hidden_states: Hidden, mask: AttentionMask, cache: KeyValueCache | None = None) -> Hidden:
-        """Self-attention. With a cache, the given states stand after all that it holds."""
+    def attend_to_self(
+        self,
+        hidden_states: Hidden,
+        mask: AttentionMask,
+        cache: KeyValueCache | None = None,
+        num_queries: int | None = None,
+    ) -> Float[Tensor, "batch queries embed_dim"]:
+        """Self-attention: of all positions, or of the first ``num_queries`` to all. With a cache, the given states stand after all
+        that it holds."""
         q, k, v = self.split_heads(self.query_key_value(hidden_states), 3)
         if cache is not None:
             mask = mask.with_causality(cache.length) if mask.causal else mask
             k, v = cache.append(k, v)
-        return self._attend(q, k, v, mask)
+        return self._attend(q, k, v, mask, num_queries)
 
     def attend_to_other(
         self,
@@ -110,9 +117,11 @@ class MultiHeadAttention(nn.Module):
         heads = projected.view(batch, length, num_projections, self.num_heads, self.head_dim)
         return heads.permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, num_queries: int | None = None) -> Tensor:
         if self.recorder is not None:
             self.recorder(self.attention_function.weights(q, k, mask).detach())
+        if num_queries is not None:
+            q, mask = q[:, :, :num_queries], mask.of_first_queries(num_queries)
         context = self.attention_function(q, k, v, mask)
         output: Tensor = self.output(context.transpose(1, 2).flatten(2))
         return output
@@ -127,12 +136,21 @@ class SelfAttentionSubLayer(nn.Module):
         self.attention = MultiHeadAttention(embed_dim, config)
 
     def forward(
-        self, hidden_states: Hidden, mask: AttentionMaskLike = None, cache: KeyValueCache | None = None
-    ) -> Hidden:
-        """Every position looks at those of its sequence that ``mask`` allows, and at those that the cache remembers."""
+        self,
+        hidden_states: Hidden,
+        mask: AttentionMaskLike = None,
+        cache: KeyValueCache | None = None,
+        num_queries: int | None = None,
+    ) -> Float[Tensor, "batch queries embed_dim"]:
+        """Every position looks at those of its sequence that ``mask`` allows, and at those that the cache remembers.
+
+        With ``num_queries`` only the first so many look, and only they come out.
+        """
         mask = AttentionMask.of(mask)
         return self.residual(  # type: ignore[no-any-return]
-            hidden_states, lambda states: self.attention.attend_to_self(states, mask, cache)
+            hidden_states,
+            lambda states: self.attention.attend_to_self(states, mask, cache, num_queries),
+            num_queries,
         )
 
 

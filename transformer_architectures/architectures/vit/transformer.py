@@ -59,8 +59,11 @@ class VisionTransformer(nn.Module):
         self.encoder = Encoder(config.blocks(), has_final_norm=not config.norms_after_pooling)
         initialize(self)
 
-    def forward(self, images: Images) -> Float[Tensor, "batch tokens embed_dim"]:
+    def forward(self, images: Images, num_queries: int | None = None) -> Float[Tensor, "batch tokens embed_dim"]:
         """Hidden states after the final norm (without a norm where `norm_after_pooling` leaves that to the head).
+
+        Args:
+            num_queries: only the first so many tokens are wanted; the last block computes no others.
 
         Raises:
             UsageError: the pictures are not of the declared size.
@@ -74,7 +77,8 @@ class VisionTransformer(nn.Module):
             if num_prefix_positions:
                 prefix = prefix + positions[:num_prefix]
             hidden_states = torch.cat([prefix.expand(len(images), -1, -1), hidden_states], dim=1)
-        return self.encoder(self.embedding_dropout(hidden_states))  # type: ignore[no-any-return]
+        hidden_states = self.embedding_dropout(hidden_states)
+        return self.encoder(hidden_states, num_queries=num_queries)  # type: ignore[no-any-return]
 
     def convert_image_size(self, height: int, width: int) -> None:
         """Fits the model to pictures of another size or aspect, in place, by resizing its table of positions.
@@ -96,17 +100,20 @@ class VisionTransformer(nn.Module):
         encoder = sum(parameter.numel() for parameter in self.encoder.parameters())
         return {"embedding": sum(parameter.numel() for parameter in self.parameters()) - encoder, "encoder": encoder}
 
-    def estimate_flops(self) -> int:
+    def estimate_flops(self, num_queries: int | None = None) -> int:
         """Floating-point operations of forward and backward for one picture: 6 per weight and token, 12 per score and width.
 
-        Pictures need no gradient, so patches cost 4 per weight.
+        Pictures need no gradient, so patches cost 4 per weight. With ``num_queries`` the last block has fewer queries.
         """
         c = self.config
         num_patches = c.grid[0] * c.grid[1]
         num_tokens = c.num_prefix + num_patches
         encoder_weights = self.parameter_groups()["encoder"]
         patches = 4 * self.patch_embedding.weight.numel() * num_patches
-        return patches + 6 * encoder_weights * num_tokens + 12 * c.num_layers * num_tokens**2 * c.embed_dim
+        not_wanted = 0 if num_queries is None else num_tokens - num_queries
+        saved = 6 * (c.embed_dim**2 + 2 * c.embed_dim * c.ff_dim) + 12 * num_tokens * c.embed_dim
+        all_tokens = 6 * encoder_weights * num_tokens + 12 * c.num_layers * num_tokens**2 * c.embed_dim
+        return patches + all_tokens - saved * not_wanted
 
     def _check(self, images: Tensor) -> None:
         c = self.config
@@ -147,11 +154,10 @@ class VisionTransformerForImageClassification(nn.Module):
 
     def forward_features(self, images: Images) -> Float[Tensor, "batch embed_dim"]:
         """One vector per picture: what the head sees."""
-        hidden_states: Tensor = self.backbone(images)
         if self.config.pooling == "cls":
-            pooled = hidden_states[:, 0]
+            pooled: Tensor = self.backbone(images, num_queries=1)[:, 0]
         else:
-            pooled = hidden_states[:, self.config.num_prefix :].mean(dim=1)
+            pooled = self.backbone(images)[:, self.config.num_prefix :].mean(dim=1)
         features: Tensor = self.norm(pooled)
         return features if self.pooler is None else torch.tanh(self.pooler(features))
 
@@ -177,7 +183,8 @@ class VisionTransformerForImageClassification(nn.Module):
 
     def estimate_flops(self) -> int:
         """Floating-point operations of forward and backward for one picture: see `VisionTransformer.estimate_flops`."""
-        return self.backbone.estimate_flops() + 6 * self.parameter_groups()["head"]
+        num_queries = 1 if self.config.pooling == "cls" else None
+        return self.backbone.estimate_flops(num_queries) + 6 * self.parameter_groups()["head"]
 
 
 def build_positions(config: VitModelConfig) -> GridPositions:
