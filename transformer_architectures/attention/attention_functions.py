@@ -77,7 +77,10 @@ class ScaledDotProductAttention(nn.Module):
     def weights(self, q: Queries, k: Keys, mask: AttentionMaskLike = None) -> Weights:
         """The attention weights alone, without dropout."""
         scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
-        return masked_softmax((q * scale) @ k.transpose(-2, -1), AttentionMask.of(mask))
+        # As one batch of matrices: the product scales, and views of a fused projection are copied in one go.
+        flat_q, flat_k = q.flatten(0, 1), k.flatten(0, 1)
+        scores = torch.baddbmm(q.new_empty(()), flat_q, flat_k.transpose(1, 2), beta=0, alpha=scale)
+        return masked_softmax(scores.unflatten(0, q.shape[:2]), AttentionMask.of(mask))
 
     def _uses_math(self, q: Tensor, k: Tensor, dropout: float) -> bool:
         if self.backend != "auto":
