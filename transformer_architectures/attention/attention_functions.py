@@ -53,9 +53,9 @@ class ScaledDotProductAttention(nn.Module):
         scale: factor on the scores; None means ``head_dim ** -0.5``.
     """
 
-    # On CPU the fused kernel pays off only above about this many scores per head (one rule for training and inference, which
-    # in bf16 part at 512 positions): see the table named in the module's docstring.
-    LARGEST_MATH_SCORES = {torch.float32: 128 * 128, torch.bfloat16: 256 * 256}
+    # On a CPU the fused kernel pays off only above so many scores per head: see the table named in the module's docstring. In
+    # bf16 its backward pass is slow: up to 577 tokens the mathematics was twice as fast.
+    LARGEST_MATH_SCORES = {torch.float32: 48 * 48, torch.bfloat16: 512 * 512}
 
     def __init__(self, dropout: float = 0.0, backend: Backend = "auto", scale: float | None = None) -> None:
         super().__init__()
