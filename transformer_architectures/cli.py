@@ -158,8 +158,10 @@ def load_for(command: str, model_dir: str, device: str | None, given: Mapping[st
     Raises:
         UsageError: an option does not belong to the folder's task.
     """
+    from transformer_architectures.memory import keep_freed_memory
     from transformer_architectures.model_folder import open_model_folder
 
+    keep_freed_memory()
     folder = open_model_folder(model_dir)
     known = folder.loader.command_options[command]
     options = {}

@@ -38,26 +38,42 @@ def linear(
     bias: Float[Tensor, "out_features"] | None = None,
 ) -> Float[Tensor, "*batch out_features"]:
     """``inputs @ weightᵀ + bias``."""
-    if not prefers_onednn(inputs, weight) or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not prefers_onednn(inputs, weight):
         return F.linear(inputs, weight, bias)
-    needs_gradient = inputs.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    if torch.is_grad_enabled() and needs_gradient:
+    parts = [inputs, weight] if bias is None else [inputs, weight, bias]
+    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in parts)
+    dtype = product_dtype(inputs, weight)
+    if dtype == torch.float32 and needs_gradient:
         output: Tensor = _LinearByOneDNN.apply(inputs, weight, bias)
         return output
-    return _onednn(inputs, weight, bias)
+    if dtype is None or needs_gradient:
+        # In bf16 torch takes oneDNN itself, but adds the bias in a pass of its own: only without gradients that costs something.
+        return F.linear(inputs, weight, bias)
+    return _onednn(*(tensor.to(dtype) for tensor in parts))
 
 
 def product(left: Float[Tensor, "rows inner"], right: Float[Tensor, "columns inner"]) -> Float[Tensor, "rows columns"]:
     """``left @ rightᵀ``, without gradient."""
-    return _onednn(left, right) if prefers_onednn(left, right) else left @ right.t()
+    is_fp32 = left.dtype == right.dtype == torch.float32
+    return _onednn(left, right) if is_fp32 and prefers_onednn(left, right) else left @ right.t()
+
+
+def product_dtype(left: Tensor, right: Tensor) -> torch.dtype | None:
+    """What `torch.nn.functional.linear` computes a product of the two in, if that is fp32 or bf16."""
+    known = (torch.float32, torch.bfloat16)
+    if left.dtype not in known or right.dtype not in known:
+        return None  # autocast leaves fp64 alone
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        return dtype if dtype in known else None
+    return left.dtype if left.dtype == right.dtype else None
 
 
 def prefers_onednn(left: Tensor, right: Tensor) -> bool:
-    """Whether the product of ``left`` and the transpose of ``right`` goes to oneDNN: a fixed rule of type, device and size."""
+    """Whether the product of ``left`` and the transpose of ``right`` is one for oneDNN: a fixed rule of device and size."""
     num_rows = left.numel() // max(1, left.shape[-1])
     return (
         _HAS_ONEDNN
-        and left.dtype == right.dtype == torch.float32
         and left.device.type == "cpu"
         and min(num_rows, right.shape[0]) >= MIN_ROWS
         and num_rows * right.numel() >= MIN_MULTIPLICATIONS

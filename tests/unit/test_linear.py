@@ -51,6 +51,24 @@ def test_the_rule_is_used(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not used
 
 
+@pytest.mark.parametrize("inputs_dtype", [torch.float32, torch.bfloat16])
+def test_bf16_without_gradient(seed: int, inputs_dtype: torch.dtype) -> None:
+    """Under autocast and without it as `F.linear` does it; what it refuses is refused."""
+    layer, inputs = Linear(256, 512), torch.randn(64, 256).to(inputs_dtype)
+    with torch.no_grad():
+        exact = F.linear(inputs.double(), layer.weight.double(), layer.bias.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            found = [layer(inputs)]
+            assert linear(inputs.double(), layer.weight.double()).dtype == torch.float64
+        if inputs_dtype == torch.bfloat16:
+            with pytest.raises(RuntimeError, match="dtype"):
+                layer(inputs)
+            found.append(layer.to(torch.bfloat16)(inputs))
+    for output in found:
+        assert output.dtype == torch.bfloat16
+        torch.testing.assert_close(output.double(), exact, rtol=0.02, atol=0.02)
+
+
 def test_only_what_is_asked_for_is_computed(seed: int) -> None:
     layer = Linear(256, 512)
     layer.weight.requires_grad_(False)

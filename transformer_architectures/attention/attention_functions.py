@@ -80,7 +80,7 @@ class ScaledDotProductAttention(nn.Module):
         # As one batch of matrices: the product scales, and views of a fused projection are copied in one go.
         flat_q, flat_k = q.flatten(0, 1), k.flatten(0, 1)
         scores = torch.baddbmm(q.new_empty(()), flat_q, flat_k.transpose(1, 2), beta=0, alpha=scale)
-        return masked_softmax(scores.unflatten(0, q.shape[:2]), AttentionMask.of(mask))
+        return masked_softmax(scores.view(*q.shape[:-1], -1), AttentionMask.of(mask))
 
     def _uses_math(self, q: Tensor, k: Tensor, dropout: float) -> bool:
         if self.backend != "auto":

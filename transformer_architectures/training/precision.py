@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from transformer_architectures.errors import ConfigError
+from transformer_architectures.memory import keep_freed_memory
 
 PrecisionName = Literal["fp32", "bf16", "auto"]
 
@@ -76,10 +77,11 @@ def compile_every_shape() -> None:
 
 
 def apply_runtime_settings(num_threads: int | None) -> None:
-    """The process-wide settings of a run: threads, fp32 products that are really fp32, and room for prepared products.
+    """The process-wide settings of a run: threads, fp32 products that are really fp32, room for prepared products, kept memory.
 
     oneDNN reads its variable at its first product, so this must come before; what the user has set stays.
     """
+    keep_freed_memory()
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     if num_threads is not None:
         torch.set_num_threads(num_threads)
