@@ -48,7 +48,9 @@ def main() -> None:
     torch.set_num_threads(2)
     size, batches = SIZES[1], real_batches()
     if arguments.interval % len(batches):
-        parser.error(f"--interval must be a multiple of the {len(batches)} batches, so that all intervals do the same work")
+        parser.error(
+            f"--interval must be a multiple of the {len(batches)} batches, so that all intervals do the same work"
+        )
     model, loss = ours(size)
     config = TrainingConfig(max_steps=10**6)
     optimizer = build_optimizer(model, config)
@@ -81,7 +83,9 @@ def main() -> None:
             rounds[is_watched].append(interval(is_watched))
         for action in folder.at_close:
             action()
-    plain, watched = (sum(statistics.median(step) for step in zip(*rounds[kind], strict=True)) for kind in (False, True))
+    plain, watched = (
+        sum(statistics.median(step) for step in zip(*rounds[kind], strict=True)) for kind in (False, True)
+    )
     cost = f"{watched / plain - 1:+.1%}"
     lines = [
         "# What watching costs",
