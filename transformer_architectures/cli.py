@@ -67,12 +67,12 @@ def train(
 ) -> None:
     """Train the model that a config describes; its Model.architecture says which."""
     with errors_in_one_line(debug):
-        from transformer_architectures.training.command import training_options
+        from transformer_architectures.training.command import train_config, training_options
 
         overrides = list(set or [])
         training = import_module(f"{ARCHITECTURES}.{architecture_of(config, overrides)}.training")
-        overrides += training_options(training.SECTIONS["Training"], device, batch_tokens, batch_size)
-        raise typer.Exit(training.train(config, overrides, resume))
+        overrides += training_options(training.SECTIONS, device, batch_tokens, batch_size)
+        train_config(training.SECTIONS, training.train, config, overrides, resume)
 
 
 @app.command()

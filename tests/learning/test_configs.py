@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from transformer_architectures import load_model
-from transformer_architectures.architectures.vanilla.training import train
+from transformer_architectures.architectures.vanilla.training import SECTIONS, train
 from transformer_architectures.architectures.vit.training import train as train_pictures
 from transformer_architectures.datasets.bible import bible_path
-from transformer_architectures.errors import DataError
+from transformer_architectures.errors import DataError, UsageError
+from transformer_architectures.training.command import train_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = [
@@ -79,7 +80,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 def check(config: str, root: Path, has_test: bool, overrides: list[str]) -> dict[str, object]:
     overrides = [*TINY, f"Training.checkpoint_root={root / 'out'}", f"Data.cache_dir={root / 'cache'}", *overrides]
-    assert train(str(CONFIGS / f"{config}.yaml"), overrides, None) == 0
+    assert train(str(CONFIGS / f"{config}.yaml"), overrides, None) is not None
     (folder,) = (root / "out" / "vanilla").glob("*/model")
     results: dict[str, object] = json.loads((folder / "results.json").read_text())
     assert results["task"] == "translation" and results["global_step"] == 2
@@ -170,7 +171,7 @@ def check_pictures(config: str, root: Path, keys: list[str], overrides: list[str
     overrides = [
         *TINY_PICTURES, f"Training.checkpoint_root={root / 'out'}", f"Data.cache_dir={root / 'cache'}", *overrides
     ]  # fmt: skip
-    assert train_pictures(str(CONFIGS / f"{config}.yaml"), overrides, None) == 0
+    assert train_pictures(str(CONFIGS / f"{config}.yaml"), overrides, None) is not None
     (folder,) = (root / "out" / "vit").glob("*/model")
     results: dict[str, object] = json.loads((folder / "results.json").read_text())
     assert results["task"] == "image_classification" and results["global_step"] == 2
@@ -210,3 +211,24 @@ def test_two_steps_of_the_digits(seed: int, tmp_path: Path, capfd: pytest.Captur
 def test_every_config_is_here() -> None:
     known = {*LAYOUTS, "vanilla_default", *PICTURE_LAYOUTS, "vit_default"}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == known
+
+
+def test_several_seeds_and_again(seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    multi30k(tmp_path)
+    files = {
+        part: {"source": f"{tmp_path}/{part}.en.gz", "target": f"{tmp_path}/{part}.fr.gz"} for part in ("train", "val")
+    }
+    config = tmp_path / "run.yaml"
+    content = {"Model": {"architecture": "vanilla"}, "Training": {"seed": 7, "seeds": 2, "max_epochs": 1}}
+    config.write_text(json.dumps({**content, "Data": {"train": files["train"], "validation": files["val"]}}))
+    overrides = [*TINY, f"Training.checkpoint_root={tmp_path / 'out'}", f"Data.cache_dir={tmp_path / 'cache'}"]
+    for resume in (None, "auto"):  # the second time there is nothing to train
+        train_config(SECTIONS, train, str(config), overrides, resume)
+        folders = list((tmp_path / "out" / "vanilla").glob("*/model"))
+        assert sorted(json.loads((f / "results.json").read_text())["seed"] for f in folders) == [7, 8]
+        (summary_path,) = (tmp_path / "out" / "vanilla").glob("*/model/summary.json")
+        summary = json.loads(summary_path.read_text())
+        assert {run["run"] for run in summary["runs"]} == {f.parent.name for f in folders}
+        assert capfd.readouterr().out.rstrip().endswith(str(summary_path.parent))
+    with pytest.raises(UsageError, match="seeds is 2"):
+        train_config(SECTIONS, train, str(config), overrides, str(folders[0].parent))

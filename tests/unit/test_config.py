@@ -270,7 +270,7 @@ LEFT_OUT = {
     "max_epochs": 77,
 }
 CHANGED: dict[str, Any] = {
-    "seed": 5, "precision": "bf16", "num_threads": 2, "compile": True, "patience": 3, "batch_tokens": 64,
+    "seed": 5, "seeds": 2, "precision": "bf16", "num_threads": 2, "compile": True, "patience": 3, "batch_tokens": 64,
     "accumulation_steps": 2, "learning_rate": 0.5, "schedule": "constant", "warmup_steps": 3, "weight_decay": 0.1,
     "adam_betas": (0.5, 0.6), "adam_eps": 0.1, "clip_norm": None, "ema_decay": 0.5, "average_last": 1,
     "validation_interval": 3, "checkpoint_interval": 3, "keep_checkpoints": 9, "label_smoothing": 0.3,
