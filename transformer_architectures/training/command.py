@@ -1,6 +1,7 @@
 """Training from the command line: of every training module (``python -m ....training``) and of ``tarch train``."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,7 +21,8 @@ from transformer_architectures.config import StrictModel, default_config_path, l
 from transformer_architectures.errors import UsageError
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.finish import FinishedRun
-from transformer_architectures.training.seeds import train_seeds, write_summary
+from transformer_architectures.training.seeds import SeedRun, train_seeds, write_summary
+from transformer_architectures.training.suite import compare, suite_of, train_suite
 
 Train = Callable[[str, list[str], str | None], FinishedRun | None]  # config, overrides, resume
 Models = Mapping[str, type[StrictModel]]  # of the config's sections
@@ -53,11 +55,27 @@ def run_command(architecture: str, models: Models, train: Train) -> None:
 
 
 def train_config(models: Models, train: Train, path: str, overrides: Sequence[str], resume: str | None) -> None:
-    """Trains what a config describes, with each of its seeds."""
+    """Trains what a config describes: one training, or all of a suite."""
+    if (suite := suite_of(path)) is None:
+        train_each_seed(models, train, path, overrides, resume)
+        return
+    if resume not in (None, "auto"):
+        raise UsageError(f"--resume {resume}: one run's, but {path} is a suite of several: give auto")
+
+    def train_one(config: str, of_suite: list[str]) -> list[SeedRun]:
+        return train_each_seed(models, train, config, [*of_suite, *overrides], resume)
+
+    write_lines(compare(suite, train_suite(suite, Path(path).parent, train_one)))
+
+
+def train_each_seed(
+    models: Models, train: Train, path: str, overrides: Sequence[str], resume: str | None
+) -> list[SeedRun]:
+    """Trains a config once, or with each of its seeds, which are then summed up; none on all ranks but the first."""
     config = load_sections(path, models, overrides).of(TrainingConfig)
     if config.seeds == 1:
-        train(path, list(overrides), resume)
-        return
+        finished = train(path, list(overrides), resume)
+        return [] if finished is None else [SeedRun(config.seed, finished)]
     if resume not in (None, "auto"):
         raise UsageError(f"--resume {resume}: one run's, but Training.seeds is {config.seeds}: give auto")
     seeds = range(config.seed, config.seed + config.seeds)
@@ -66,6 +84,7 @@ def train_config(models: Models, train: Train, path: str, overrides: Sequence[st
     )
     if runs:
         write_lines(write_summary(runs))
+    return runs
 
 
 def training_options(models: Models, device: str | None, batch_tokens: int | None, batch_size: int | None) -> list[str]:
