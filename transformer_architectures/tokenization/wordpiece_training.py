@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 MAX_ALPHABET = 1000  # characters; a word with a rarer one is unknown
 MIN_FREQUENCY = 2  # of a pair of pieces that becomes one: what is there once is not a piece of the language
-CHUNK_CHARACTERS, MAX_REPETITIONS = 2**17, 2**10
+MAX_RAW_WORDS, MAX_REPETITIONS = 2**20, 2**10
 
 
 def learn_pieces(
@@ -48,23 +48,23 @@ def count_words(texts: Iterable[str], normalizer: normalizers.Normalizer, max_wo
     """How often each word of the normalised texts occurs; words are split as when encoding."""
     pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     counts: Counter[str] = Counter()
-    for chunk in _chunks(texts):
-        words = pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(chunk))
-        counts.update(word for word, _ in words if len(word) <= max_word_length)
-    return counts
 
+    def add(raw: Counter[str]) -> None:
+        for text, count in raw.items():
+            for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)):
+                if len(word) <= max_word_length:
+                    counts[word] += count
 
-def _chunks(texts: Iterable[str]) -> Iterator[str]:
-    """Several texts at once, on lines of their own: two calls into the library instead of two for each text."""
-    lines: list[str] = []
-    size = 0
+    # What spaces enclose is counted as it is, and normalised once, not at each place. Nothing else may split it here: other
+    # signs that look like white space are taken out by the normalizer, and join what stands around them.
+    raw: Counter[str] = Counter()
     for text in texts:
-        lines.append(text)
-        size += len(text)
-        if size >= CHUNK_CHARACTERS:
-            yield "\n".join(lines)
-            lines, size = [], 0
-    yield "\n".join(lines)
+        raw.update(text.replace("\n", " ").split(" "))
+        if len(raw) > MAX_RAW_WORDS:
+            add(raw)
+            raw.clear()
+    add(raw)
+    return counts
 
 
 def _most_frequent_characters(counts: Counter[str], number: int) -> set[str]:

@@ -12,6 +12,7 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from transformer_architectures.architectures.bert.config import BertModelConfig
 from transformer_architectures.architectures.bert.pooling import pool
@@ -22,7 +23,7 @@ from transformer_architectures.encoder import Encoder
 from transformer_architectures.errors import UsageError
 from transformer_architectures.feedforward import ACTIVATIONS
 from transformer_architectures.linear import Linear
-from transformer_architectures.masking import AttentionMaskLike
+from transformer_architectures.masking import AttentionMask, AttentionMaskLike
 from transformer_architectures.positions import LearnedPositions, SinusoidalPositions
 
 Ids = Int[Tensor, "batch length"]
@@ -61,16 +62,19 @@ class Bert(nn.Module):
         """Hidden states after the last block (and the final norm of a pre-norm stack).
 
         Args:
-            attention_mask: see `masking` (1 = real token); None = all are.
-            token_type_ids: which kind of segment each token belongs to; None = all to the first.
-            position_ids: where each token stands in its sequence; None = from 0 on in every row. Rows that hold several
-                sequences count anew in each, and keep them apart by the mask.
+            attention_mask: see `masking` (1 = real token); None = all are. One with segments makes ``token_ids`` packed rows:
+                sequences one behind the other, shape ``(1, rows)``.
+            token_type_ids: which part of its sequence each token belongs to; None = all to the first.
+            position_ids: where each token stands in its sequence; None = from 0 on in every row, or segment.
 
         Raises:
             UsageError: a position is beyond the learned ones, or the model tells no token types apart.
         """
+        mask = AttentionMask.of(attention_mask)
+        if position_ids is None and mask.segments is not None:
+            position_ids = mask.segments.positions(token_ids.device)[None]
         hidden_states = self.embedding_norm(self.embed(token_ids, token_type_ids, position_ids))
-        return self.encoder(self.embedding_dropout(hidden_states), attention_mask)  # type: ignore[no-any-return]
+        return self.encoder(self.embedding_dropout(hidden_states), mask)  # type: ignore[no-any-return]
 
     def embed(self, token_ids: Ids, token_type_ids: Ids | None = None, position_ids: Ids | None = None) -> Hidden:
         """The sum of the embeddings, before norm and dropout; arguments as of `forward`."""
@@ -82,7 +86,8 @@ class Bert(nn.Module):
             places = self.positions.look_up(position_ids)
         if self.token_types is not None:
             # Without ids one row for all: small, so the tokens are added to but once.
-            places = places + (self.token_types[0] if token_type_ids is None else self.token_types[token_type_ids])
+            kinds = self.token_types[0] if token_type_ids is None else F.embedding(token_type_ids, self.token_types)
+            places = places + kinds
         embedded: Tensor = self.token_embedding(token_ids) + places
         return embedded
 
@@ -193,7 +198,7 @@ class BertForSeqClassification(nn.Module):
         attention_mask: AttentionMaskLike = None,
         token_type_ids: Ids | None = None,
         position_ids: Ids | None = None,
-    ) -> Float[Tensor, "batch labels"]:
+    ) -> Float[Tensor, "sequences labels"]:
         """Logits of each sequence, or its pooled features where the model has no labels; arguments as of `Bert`."""
         return self.classify(self.forward_features(token_ids, attention_mask, token_type_ids, position_ids))
 
@@ -203,8 +208,8 @@ class BertForSeqClassification(nn.Module):
         attention_mask: AttentionMaskLike = None,
         token_type_ids: Ids | None = None,
         position_ids: Ids | None = None,
-    ) -> Float[Tensor, "batch embed_dim"]:
-        """One vector per sequence; those of a long text's windows may be averaged before they are classified.
+    ) -> Float[Tensor, "sequences embed_dim"]:
+        """One vector per sequence, packed ones in the order of their segments; those of a long text's windows may be averaged before they are classified.
 
         Raises:
             UsageError: a mean or maximum is to be taken, and the mask does not say over which tokens.
@@ -213,7 +218,7 @@ class BertForSeqClassification(nn.Module):
         pooled = pool(hidden_states, self.config.pooling, attention_mask)
         return pooled if self.pooler is None else torch.tanh(self.pooler(pooled))
 
-    def classify(self, features: Float[Tensor, "batch embed_dim"]) -> Float[Tensor, "batch labels"]:
+    def classify(self, features: Float[Tensor, "texts embed_dim"]) -> Float[Tensor, "texts labels"]:
         """Logits of pooled features; the features themselves where the model has no labels."""
         if not self.config.num_labels:
             return features

@@ -24,6 +24,7 @@ from transformer_architectures.architectures.bert.pooling import pool
 from transformer_architectures.attention import record_attention
 from transformer_architectures.errors import UsageError
 from transformer_architectures.masking import AttentionMask
+from transformer_architectures.segments import Segments
 from transformer_architectures.training.cross_entropy import linear_cross_entropy
 from transformer_architectures.training.optimization import decayed_parameters
 
@@ -97,20 +98,34 @@ def test_padding_and_company_change_nothing(seed: int, form: dict[str, Any], kin
         torch.testing.assert_close(in_company, alone.view(in_company.shape), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_packed_rows_give_what_padded_ones_give(seed: int, form: dict[str, Any], kind: type[nn.Module]) -> None:
+    """Outputs and gradients; nothing is computed for padding."""
+    model: Any = kind(config(**form)).double()
+    token_ids, mask = padded_batch()
+    types = None if form.get("token_types") == 0 else torch.randint(2, token_ids.shape)
+    segments = Segments.of_mask(mask, rows_multiple=random.choice([1, 16]))
+    packed_mask = AttentionMask(segments=segments)
+    packed = model(segments.pack(token_ids), packed_mask, None if types is None else segments.pack(types))
+    padded = model(token_ids, mask, types)
+    if kind is not BertForSeqClassification:  # rows of real tokens, sequence by sequence
+        packed, padded = packed.flatten(0, -2)[: segments.num_tokens], padded.flatten(0, -2)[mask.flatten()]
+    torch.testing.assert_close(packed, padded, rtol=0, atol=1e-10)
+    direction = torch.randn_like(padded)
+    parameters = list(model.parameters())
+    found, expected = (torch.autograd.grad((output * direction).sum(), parameters) for output in (packed, padded))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("form", FORMS[:3], ids=str)
-def test_sequences_in_one_row_are_as_alone(seed: int, form: dict[str, Any]) -> None:
-    """Given positions that count anew, and a mask that keeps them apart."""
+def test_any_mask_and_positions_can_keep_sequences_apart(seed: int, form: dict[str, Any]) -> None:
+    """What segments do, written out by the caller."""
     model = Bert(config(**form)).double().eval()
-    lengths = [random.randint(1, 9) for _ in range(4)]
-    sequences = [torch.randint(37, (1, length)) for length in lengths]
-    types = [torch.randint(2, (1, length)) for length in lengths]
-    numbers = torch.arange(4).repeat_interleave(torch.tensor(lengths))
-    position_ids = torch.cat([torch.arange(length) for length in lengths])[None]
-    apart = (numbers[:, None] == numbers)[None]
-    has_types = form.get("token_types") != 0
-    packed = model(torch.cat(sequences, 1), apart, torch.cat(types, 1) if has_types else None, position_ids)
-    alone = [model(ids, None, kinds if has_types else None) for ids, kinds in zip(sequences, types)]
-    torch.testing.assert_close(packed, torch.cat(alone, dim=1), rtol=0, atol=1e-10)
+    segments = Segments(tuple(random.randint(1, 9) for _ in range(4)))
+    token_ids, position_ids = torch.randint(37, (1, segments.num_rows)), segments.positions()[None]
+    expected = model(token_ids, AttentionMask(segments=segments))
+    torch.testing.assert_close(model(token_ids, segments.same(), None, position_ids), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("form", FORMS[:3], ids=str)
