@@ -77,7 +77,9 @@ def validated(model: type[Model], content: object, what: str = "") -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ModelFolderError(what + (f"{place}: " if place else "") + first["msg"]) from None
+        raise ModelFolderError(
+            what + (f"{place}: " if place else "") + first["msg"].removeprefix("Value error, ")
+        ) from None
 
 
 __all__ = ["ACTIVATIONS", "CONFIG", "PICKLED_WEIGHTS", "WEIGHTS", "read_config", "read_weights", "validated"]
