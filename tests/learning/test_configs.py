@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from transformer_architectures import load_model
+from transformer_architectures.architectures.bert.training import SECTIONS as TEXT_SECTIONS
+from transformer_architectures.architectures.bert.training import train as train_text
 from transformer_architectures.architectures.vanilla.training import SECTIONS, train
 from transformer_architectures.architectures.vit.training import train as train_pictures
 from transformer_architectures.datasets.bible import bible_path
@@ -209,7 +211,8 @@ def test_two_steps_of_the_digits(seed: int, tmp_path: Path, capfd: pytest.Captur
 
 
 def test_every_config_is_here() -> None:
-    known = {*LAYOUTS, "vanilla_default", *PICTURE_LAYOUTS, "vit_default"}
+    of_suite = {"bert_default", "bert_pretrain", "bert_classify", "bert_tag"}
+    known = {*LAYOUTS, "vanilla_default", *PICTURE_LAYOUTS, "vit_default", *TEXT_LAYOUTS, *of_suite}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == known
 
 
@@ -232,3 +235,87 @@ def test_several_seeds_and_again(seed: int, tmp_path: Path, capfd: pytest.Captur
         assert capfd.readouterr().out.rstrip().endswith(str(summary_path.parent))
     with pytest.raises(UsageError, match="seeds is 2"):
         train_config(SECTIONS, train, str(config), overrides, str(folders[0].parent))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Texts to read
+# ---------------------------------------------------------------------------------------------------------------------
+
+TINY_BERT = [
+    "Model.vocab_size=200",
+    "Model.embed_dim=16",
+    "Model.num_heads=2",
+    "Model.ff_dim=16",
+    "Model.num_layers=1",
+    "Training.max_steps=2",
+    "Training.warmup_steps=1",
+    "Training.batch_tokens=256",
+    "Training.precision=fp32",
+]
+
+
+def sentiment(folder: Path) -> None:
+    for part in ("train", "dev"):
+        rows = [f"{random.choice(['positive', 'negative'])}\t{text}" for text in sentences(40)["en"]]
+        write_lines(folder / f"{part}.tsv.gz", ["label\ttext", *rows, "positive\tx", "negative\ty"])
+
+
+def ewt(folder: Path) -> None:
+    for part in ("train", "dev"):
+        lines = []
+        for text in sentences(40)["en"]:
+            rest = "\t_" * 4
+            words = enumerate(text.split(), start=1)
+            lines += ["# a comment", *(f"{n}\t{word}\t{word}\tNOUN\tNN\t_{rest}" for n, word in words), ""]
+        write_lines(folder / f"{part}.conllu.gz", lines)
+
+
+def wnut17(folder: Path) -> None:
+    for part in ("train", "dev"):
+        lines = ["Paris\tB-location", "\t"]
+        for text in sentences(40)["en"]:
+            lines += [*(f"{word}\t{'B-person' if word == 'stone' else 'O'}" for word in text.split()), "\t"]
+        write_lines(folder / f"{part}.conll.gz", lines)
+
+
+TEXT_LAYOUTS: dict[str, tuple[str, Callable[[Path], None], list[str], list[str]]] = {
+    "bert_sentiment": ("SENTIMENT_DIR", sentiment, ["accuracy", "macro_f1", "mcc"], ["label", "probabilities"]),
+    "bert_ewt": ("UD_EWT_DIR", ewt, ["accuracy"], ["words", "tags", "entities"]),
+    "bert_wnut17": (
+        "WNUT17_DIR", wnut17, ["f1", "precision", "recall", "f1_strict", "accuracy"], ["words", "tags", "entities"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", TEXT_LAYOUTS)
+def test_two_steps_on_texts(config: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable, write, keys, columns = TEXT_LAYOUTS[config]
+    files = tmp_path / "files"
+    files.mkdir()
+    write(files)
+    monkeypatch.setenv(variable, str(files))
+    monkeypatch.delenv("PRETRAINED_DIR", raising=False)
+    overrides = [*TINY_BERT, f"Training.checkpoint_root={tmp_path / 'out'}", f"Data.cache_dir={tmp_path / 'cache'}"]
+    finished = train_text(str(CONFIGS / f"{config}.yaml"), overrides, None)
+    assert finished is not None and finished.results["global_step"] == 2 and finished.results["test"] is None
+    assert list(finished.results["validation"]) == list(finished.results["baseline"]) == keys
+    rows = load_model(finished.model_folder, device="cpu").predict(["house tree", "", "stone " * 300])
+    assert [list(row) for row in rows] == [columns] * 3
+
+
+def test_the_suite_of_the_default(seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two steps of everything: controls first, then pre-training, then what starts from it; and nothing is trained twice."""
+    try:
+        bible_path()
+    except DataError as error:
+        pytest.skip(str(error))
+    overrides = [*TINY_BERT, f"Training.checkpoint_root={tmp_path / 'out'}", f"Data.cache_dir={tmp_path / 'cache'}"]
+    overrides += ["Data.num_samples=60", "Training.keep_checkpoints=1"]
+    for resume in (None, "auto"):
+        train_config(TEXT_SECTIONS, train_text, str(CONFIGS / "bert_default.yaml"), overrides, resume)
+        folders = list((tmp_path / "out" / "bert").glob("*/model"))
+        tasks = [json.loads((folder / "results.json").read_text())["task"] for folder in folders]
+        assert sorted(tasks) == ["masked_language_model", *["text_classification"] * 2, *["token_classification"] * 2]
+        out = capfd.readouterr().out
+        listed = [Path(line.split()[-1]).parent.name.rpartition("_")[0] for line in out.splitlines()[-5:]]
+        assert listed == ["classify-control", "tag-control", "pretrain", "classify", "tag"]

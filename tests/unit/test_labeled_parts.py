@@ -113,10 +113,15 @@ def test_declared_labels(tmp_path: Path, rows: Rows) -> None:
     assert [row["reason"] for row in rejected] == ["unknown label 'odd'"]
 
 
-def test_first_samples_only(tmp_path: Path, rows: Rows) -> None:
-    train, held_out = labeled_file(tmp_path / "a.tsv", rows[:50]), labeled_file(tmp_path / "b.tsv", rows[50:])
-    parts, _ = read_labeled(LabeledRecipe(train, held_out, num_samples=20))
-    assert pairs(parts.train) == rows[:20] and pairs(parts.validation) == rows[50:]
+def test_a_sample_is_chosen_by_text_and_knows_all_labels(tmp_path: Path) -> None:
+    rows = [("early" if number < 45 else "late", f"text {number}") for number in range(50)]
+    held_out = labeled_file(tmp_path / "b.tsv", [("early", "x"), ("late", "y")])
+    parts, _ = read_labeled(LabeledRecipe(labeled_file(tmp_path / "a.tsv", rows), held_out, num_samples=3))
+    chosen = pairs(parts.train)
+    assert len(chosen) == 3 and chosen == [row for row in rows if row in chosen] and chosen != rows[:3]
+    assert parts.labels == ("early", "late") and len(parts.validation) == 2
+    parts, _ = read_labeled(LabeledRecipe(labeled_file(tmp_path / "a.tsv", rows[::-1]), held_out, num_samples=3))
+    assert pairs(parts.train) == chosen[::-1]
 
 
 def test_nothing_to_train_on(tmp_path: Path, rows: Rows) -> None:

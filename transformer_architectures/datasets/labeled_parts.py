@@ -9,6 +9,7 @@ from transformer_architectures.datasets.labeled_text import LabeledText, Labeled
 from transformer_architectures.datasets.labeled_text import unknown_label as unknown_label_reason
 from transformer_architectures.datasets.parts_recipe import PARTS, PartsRecipe, SourceConfig
 from transformer_architectures.datasets.rejections import Rejection, RejectionLog
+from transformer_architectures.datasets.splitting import hash_position
 from transformer_architectures.datasets.tagged_text import TaggedText, TaggedTextConfig, read_tagged_text, unknown_tag
 from transformer_architectures.errors import DataError
 
@@ -21,7 +22,8 @@ class Parts(Generic[Row]):
     """All rows that can be used.
 
     Attributes:
-        labels: every label that exists, sorted: those of the training rows, or those that the config names.
+        labels: every label that exists, sorted: those of all training rows, also where only a sample is trained on, or those that
+            the config names.
         notes: what a user should know, a sentence each.
     """
 
@@ -120,8 +122,6 @@ def _read_parts(
             set_apart.append(row)
         else:
             train.append(row)
-            if len(train) == recipe.num_samples:
-                break
     known = {label for row in train for label in labels(row)}
     # What has a label that no training row has is trained on: it could not be learned otherwise.
     moved = [row for row in set_apart if not known.issuperset(labels(row))]
@@ -132,12 +132,20 @@ def _read_parts(
     rejections.check(len(train) + len(validation), recipe.max_rejected_fraction, "training rows")
     notes = [f"{len(moved)} rows are not set apart for validation: no other has their label"] if moved else []
     return Parts(
-        train=tuple(train),
+        train=tuple(_sample(train, text, recipe.num_samples)),
         validation=tuple(validation) if recipe.splits_train() else _all_good(rows("validation")),
         test=_all_good(rows("test")),
         labels=tuple(sorted(known.union(*(labels(row) for row in moved)))),
         notes=tuple(notes),
     )
+
+
+def _sample(rows: list[Row], text: Callable[[Row], str], num_samples: int | None) -> list[Row]:
+    """So many of the rows, chosen by the hash of their text: files are often sorted, and the first rows all alike."""
+    if num_samples is None or num_samples >= len(rows):
+        return rows
+    chosen = sorted(sorted(range(len(rows)), key=lambda number: hash_position(text(rows[number])))[:num_samples])
+    return [rows[number] for number in chosen]
 
 
 def _all_good(rows: Iterable[Row | Rejection]) -> tuple[Row, ...]:

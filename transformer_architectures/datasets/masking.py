@@ -18,8 +18,12 @@ MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens; the rest stays as
 class MaskingConfig(StrictModel):
     """How tokens are chosen."""
 
-    rate: float = Field(0.15, gt=0, le=0.5, description="share of the tokens that are chosen; 0.15 to 0.3 is usual")
-    whole_words: bool = Field(False, description="all tokens of a word or none; how each is replaced is still its own")
+    rate: float = Field(
+        default=0.15, gt=0, le=0.5, description="share of the tokens that are chosen; 0.15 to 0.3 is usual"
+    )
+    whole_words: bool = Field(
+        default=False, description="all tokens of a word or none; how each is replaced is still its own"
+    )
 
 
 class MaskedRow(NamedTuple):

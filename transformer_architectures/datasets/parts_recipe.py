@@ -37,7 +37,7 @@ class PartsRecipe(Generic[Config]):
 
     Attributes:
         validation: if it is not given, rows are set apart from ``train`` by the hash of their text (the Bible has its own).
-        num_samples: only the first so many training rows.
+        num_samples: train on so many rows: the first documents, or labelled rows chosen by hash.
     """
 
     train: Config

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, Field, model_validator
 
 from transformer_architectures.attention import AttentionConfig
-from transformer_architectures.config import StrictModel
+from transformer_architectures.config import OptionalPath, StrictModel
 from transformer_architectures.feedforward import ActivationName, FeedForwardConfig
 from transformer_architectures.normalization import NormConfig
 from transformer_architectures.sublayer import ResidualConfig
@@ -42,7 +42,7 @@ class BertModelConfig(StrictModel):
     token_types: int = Field(2, ge=0, description="kinds of segments that a sequence may have; 0: none are told apart")
     pooling: Pooling = Field("cls", description="what a text's classifier sees of its hidden states")
     num_labels: int = Field(0, ge=0, description="0: no classifier, the model of a text gives its pooled features")
-    pretrained: str = ""
+    pretrained: OptionalPath = ""
 
     @model_validator(mode="after")
     def parts_fit_together(self) -> "BertModelConfig":
