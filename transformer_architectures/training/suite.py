@@ -73,9 +73,9 @@ def train_suite(
     found: dict[str, list[SeedRun]] = {}
     for number, run in enumerate(suite.runs, start=1):
         print(f"{run.name} ({number} of {len(suite.runs)})", file=sys.stderr)
-        overrides = [f"Training.run_name={run.name}"]
-        if run.pretrained is not None:
-            overrides.append(f"Model.pretrained={best_folder(found[run.pretrained])}")
+        # Said for all: a config may read the folder from an environment variable, and a control must not.
+        start = "" if run.pretrained is None else best_folder(found[run.pretrained])
+        overrides = [f"Training.run_name={run.name}", f"Model.pretrained={start}"]
         found[run.name] = list(train(str(folder / run.config), overrides))
     return found
 

@@ -23,7 +23,7 @@ from transformer_architectures.segments import Segments
 from transformer_architectures.tokenization import WordPieceTokenizer
 
 # Numbers of packed rows are rounded up to it: oneDNN prepares each new shape of a product, and keeps what it has prepared.
-ROWS_MULTIPLE = 64
+ROWS_MULTIPLE = 32
 
 
 @dataclass(frozen=True)
