@@ -1,11 +1,11 @@
 """Packed rows against padded ones, our own encoder in both: what `attention/packed_heads.py` gains, and what it still leaves.
 
-    uv run python -m benchmarks.packed_attention [--threads 2] [--rounds 40] [--sizes "4 x 256"] [--precisions fp32,bf16]
+    uv run python -m benchmarks.packed_attention [--threads 2] [--rounds 20] [--sizes "4 x 256"] [--sentences 32,64]
 
-Lengths are drawn anew in every round, log-normal with mean 20 and at most 128: no shape is prepared because it was measured
+Rows are added to the table, one for each way to run. Lengths are drawn anew in every round, log-normal with mean 20 and at most 128: no shape is prepared because it was measured
 before. In each round all systems compute the same number of real tokens one after the other:
 
-* packed: `Segments`, rows rounded up to a multiple of 64;
+* packed: `Segments`, rows rounded up to a multiple of 32;
 * padded: to the longest of the batch, with a padding mask;
 * bound: as many tokens in sentences of one length, so there is nothing to pad, mask or move.
 
@@ -35,8 +35,19 @@ from transformer_architectures.transformer_blocks import TransformerBlockConfig
 
 SIZES = {"4 x 256": (4, 256), "6 x 384": (6, 384)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-MEAN, SIGMA, LONGEST, HEAD_DIM, ROWS_MULTIPLE, WARM_UP = 20, 0.7, 128, 64, 64, 3
+MEAN, SIGMA, LONGEST, HEAD_DIM, ROWS_MULTIPLE, WARM_UP = 20, 0.7, 128, 64, 32, 3
 OUTPUT = Path("benchmarks/results/packed_attention.md")
+HEAD = [
+    "# Packed rows against padded ones",
+    "",
+    "padded / packed: how much longer padding to the longest takes. packed / bound: how much longer packing takes than as many tokens",
+    "in sentences of one length. Command: `uv run python -m benchmarks.packed_attention`, whose docstring says how it is measured.",
+    "",
+]
+COLUMNS = [
+    "| threads | layers x width | sentences | mode | precision | padded / packed | packed / bound | packed, 1000 tokens/s | padding |",
+    "|---:|---|---:|---|---|---:|---:|---:|---:|",
+]
 
 
 def draw_lengths(num_sentences: int, generator: np.random.Generator) -> tuple[int, ...]:
@@ -108,33 +119,25 @@ def measure(size: tuple[int, int], dtype: torch.dtype, train: bool, num_sentence
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--sizes", default=",".join(SIZES))
     parser.add_argument("--precisions", default=",".join(DTYPES))
     parser.add_argument("--sentences", default="32,64")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     apply_runtime_settings(arguments.threads)
-    lines = [
-        "# Packed rows against padded ones",
-        "",
-        "padded / packed: times that padding to the longest takes longer. packed / bound: what packing costs beyond sentences of one "
-        f"length. {arguments.rounds} rounds. Command: `uv run python -m benchmarks.packed_attention`; more in its docstring.",
-        "",
-        environment(),
-        "",
-        "| layers x width | sentences | mode | precision | padded / packed | packed / bound | packed, 1000 tokens/s | padding |",
-        "|---|---:|---|---|---:|---:|---:|---:|",
-    ]
+    if not arguments.output.exists():
+        arguments.output.write_text("\n".join([*HEAD, environment(), "", *COLUMNS]) + "\n")
     for name in arguments.sizes.split(","):
         for num_sentences in map(int, arguments.sentences.split(",")):
             for train in (True, False):
                 for precision in arguments.precisions.split(","):
                     cells = measure(SIZES[name], DTYPES[precision], train, num_sentences, arguments.rounds)
                     mode = "train" if train else "infer"
-                    lines.append(f"| {name} | {num_sentences} | {mode} | {precision} | {cells} |")
-                    print(lines[-1], flush=True)
-    arguments.output.write_text("\n".join(lines) + "\n")
+                    row = f"| {arguments.threads} | {name} | {num_sentences} | {mode} | {precision} | {cells} |"
+                    print(row, flush=True)
+                    with arguments.output.open("a") as file:
+                        file.write(row + "\n")
 
 
 if __name__ == "__main__":

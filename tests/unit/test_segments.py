@@ -4,9 +4,11 @@ import random
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from transformer_architectures.errors import UsageError
 from transformer_architectures.masking import AttentionMask
+from transformer_architectures.positions import LearnedPositions, SinusoidalPositions
 from transformer_architectures.segments import Segments
 
 
@@ -32,6 +34,17 @@ def test_segments_of_a_padding_mask_pack_and_unpack(seed: int) -> None:
     assert torch.equal(segments.unpack(packed), padded)
     (gradient,) = torch.autograd.grad(segments.unpack(packed).sum(), padded)
     assert torch.equal(gradient, mask[..., None].expand_as(padded).float())
+
+
+@pytest.mark.parametrize("kind", [LearnedPositions, SinusoidalPositions])
+def test_positions_restart_in_each_segment(kind: type[LearnedPositions] | type[SinusoidalPositions], seed: int) -> None:
+    segments = Segments((4, 1, 7), rows_multiple=5)
+    positions = kind(6, 9)
+    for weight in positions.parameters():
+        torch.nn.init.normal_(weight)
+    table = positions(segments.longest)
+    rows = F.embedding(segments.positions(), table)[None]
+    torch.testing.assert_close(segments.unpack(rows), segments.unpack(segments.pack(table.expand(3, -1, -1))))
 
 
 def test_dense_mask_is_causality_within_each_segment() -> None:
