@@ -237,7 +237,7 @@ def test_all_parts_and_counts(tmp_path: Path) -> None:
 
 
 def test_documents_are_set_apart_by_their_text(tmp_path: Path, seed: int) -> None:
-    texts = [f"Document {number}. It says {number * seed}." for number in range(300)]
+    texts = [f"Été {number}. It says {number * seed}." for number in range(300)]
     recipe = DocumentsRecipe(files_config(tmp_path, "a.txt", texts), validation_fraction=0.3)
     folder, _ = prepare(tmp_path, recipe)
     train, validation = read_back(folder, "train"), read_back(folder, "validation")

@@ -104,8 +104,10 @@ class DynamicMasking:
         crossing = int(np.searchsorted(totals, wanted))  # the word that reaches the number
         before = int(totals[crossing - 1]) if crossing else 0
         is_nearer = totals[crossing] - wanted <= wanted - before
-        chosen = order[: crossing + 1] if is_nearer or not crossing else order[:crossing]
-        return candidates[np.isin(word_of, chosen)]
+        is_chosen = np.zeros(len(lengths), dtype=bool)
+        is_chosen[order[: crossing + 1] if is_nearer or not crossing else order[:crossing]] = True
+        positions: Int[np.ndarray, "_"] = candidates[is_chosen[word_of]]
+        return positions
 
     def _replacements(
         self, labels: Integer[np.ndarray, "chosen"], generator: np.random.Generator

@@ -124,7 +124,7 @@ def _stretches(offsets: Int[np.ndarray, "words_and_one"], max_length: int, strid
         stretches.append(range(start, stop))
         after_stride = int(np.searchsorted(offsets, offsets[start] + stride, side="right")) - 1
         for_next_word = int(np.searchsorted(offsets, offsets[stop + 1] - max_length))
-        start = min(max(after_stride, for_next_word), stop)
+        start = max(after_stride, for_next_word)  # neither is behind the end of this one
     return stretches
 
 
