@@ -288,7 +288,9 @@ TEXT_LAYOUTS: dict[str, tuple[str, Callable[[Path], None], list[str], list[str]]
 
 
 @pytest.mark.parametrize("config", TEXT_LAYOUTS)
-def test_two_steps_on_texts(config: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_steps_on_texts(
+    config: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     variable, write, keys, columns = TEXT_LAYOUTS[config]
     files = tmp_path / "files"
     files.mkdir()
@@ -299,6 +301,7 @@ def test_two_steps_on_texts(config: str, seed: int, tmp_path: Path, monkeypatch:
     finished = train_text(str(CONFIGS / f"{config}.yaml"), overrides, None)
     assert finished is not None and finished.results["global_step"] == 2 and finished.results["test"] is None
     assert list(finished.results["validation"]) == list(finished.results["baseline"]) == keys
+    assert ("the tags are BIO, used as they stand" in capfd.readouterr().err) == (config == "bert_wnut17")
     rows = load_model(finished.model_folder, device="cpu").predict(["house tree", "", "stone " * 300])
     assert [list(row) for row in rows] == [columns] * 3
 

@@ -56,7 +56,8 @@ def test_runs_go_from_top_to_bottom_and_start_from_the_best_seed(tmp_path: Path)
 
 
 def test_a_config_without_a_suite_is_one_training(tmp_path: Path) -> None:
-    assert suite_of(write(tmp_path / "one.yaml", "Model:\n  architecture: bert\n")) is None
+    for text in ("Model:\n  architecture: bert\n", "Model: {pretrained: '${UNSET_FOR_SURE}'}\n", ""):
+        assert suite_of(write(tmp_path / "one.yaml", text)) is None
 
 
 @pytest.mark.parametrize(

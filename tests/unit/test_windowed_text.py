@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer_architectures.architectures.bert.data import LabeledText, TransformerDataCollator
+from transformer_architectures.architectures.bert.data import TransformerDataCollator
+from transformer_architectures.architectures.bert.rows import TokenRow
 from transformer_architectures.architectures.bert.windowed_text import WindowedText, Windowing
 
 CLS, SEP, PAD = 1, 2, 0
@@ -46,11 +47,11 @@ def test_a_short_text_is_one_window() -> None:
 
 def test_batches_keep_texts_apart_and_labels_at_their_places(seed: int) -> None:
     windowing = Windowing(12, 5, CLS, SEP)
-    rows: list[tuple[int, LabeledText]] = []
+    rows: list[tuple[int, TokenRow]] = []
     for number in random.sample(range(100), 7):
         subwords = [random.randint(1, 4) for _ in range(random.randint(0, 30))]
         text = windowing(numbered(subwords), subwords)
-        rows.append((number, LabeledText(text, text.word_positions, np.arange(len(subwords)) + 100 * number)))
+        rows.append((number, TokenRow(text, text.word_positions, np.arange(len(subwords)) + 100 * number)))
     batch = TransformerDataCollator(PAD, rows_multiple=16)(rows)
     assert batch.indices == tuple(number for number, _ in rows)
     assert batch.num_positions % 16 == 0 and batch.num_tokens == sum(len(row.text.token_ids) for _, row in rows)
@@ -69,8 +70,8 @@ def test_batches_keep_texts_apart_and_labels_at_their_places(seed: int) -> None:
 def test_labels_of_texts_are_stacked() -> None:
     text = WindowedText(np.array([CLS, SEP]), (2,), np.empty(0, dtype=np.int64), np.ones(1, dtype=np.float32))
     nowhere = np.empty(0, dtype=np.int64)
-    several = [LabeledText(text, nowhere, np.array(row, dtype=np.float32)) for row in ([0, 1, 1], [0, 0, 0])]
+    several = [TokenRow(text, nowhere, np.array(row, dtype=np.float32)) for row in ([0, 1, 1], [0, 0, 0])]
     assert TransformerDataCollator(PAD)(list(enumerate(several))).labels.tolist() == [[0, 1, 1], [0, 0, 0]]
-    one = [LabeledText(text, nowhere, np.array([label])) for label in (2, 0)]
+    one = [TokenRow(text, nowhere, np.array([label])) for label in (2, 0)]
     batch = TransformerDataCollator(PAD)(list(enumerate(one)))
     assert batch.labels.tolist() == [2, 0] and batch.num_labels == 2 and batch.labels_of_text == (0, 0)

@@ -23,6 +23,7 @@ from transformer_architectures.pretrained.published_folder import (
     ACTIVATIONS,
     PICKLED_WEIGHTS,
     WEIGHTS,
+    named_labels,
     read_config,
     read_weights,
     validated,
@@ -160,11 +161,7 @@ def config_to_bert(config: BertModelConfig, parts: Collection[str], classes: Seq
         "layer_norm_eps": config.layer_norm_eps,
         "position_embedding_type": "absolute",
         "tie_word_embeddings": True,
-        **(
-            {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-            if names
-            else {}
-        ),
+        **named_labels(names),
     }
 
 

@@ -1,6 +1,7 @@
 """The files of a published checkpoint's folder: ``config.json`` and ``model.safetensors``; nothing else is read, no pickle."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +42,13 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelFolderError(f"{CONFIG} should be an object, not a {type(content).__name__}")
     return content
+
+
+def named_labels(names: Sequence[str]) -> dict[str, Any]:
+    """The keys of ``config.json`` that name a classifier's outputs; none where there are none."""
+    if not names:
+        return {}
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 
 def read_weights(path: Path, converter: str) -> dict[str, Tensor]:

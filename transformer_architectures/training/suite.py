@@ -8,7 +8,7 @@ from statistics import fmean
 from pydantic import Field, model_validator
 
 from transformer_architectures.config import StrictModel, load_config
-from transformer_architectures.config.loader import read_sections
+from transformer_architectures.config.yaml_reader import read_yaml
 from transformer_architectures.errors import ConfigError, UsageError
 from transformer_architectures.training.seeds import SeedRun, deviation
 
@@ -46,12 +46,13 @@ def suite_of(path: str | Path) -> SuiteConfig | None:
     Raises:
         ConfigError: it is not a right one. Beside `Suite:` there is only ``Model.architecture``.
     """
-    document = read_sections(path)
-    if SECTION not in document:
+    # As it stands: variables of a config that is no suite may be unset, and overridden.
+    document = read_yaml(path)
+    if not isinstance(document, dict) or SECTION not in document:
         return None
-    model = document.pop("Model", {})
+    model = document.get("Model") or {}
     if others := [
-        *(name for name in document if name != SECTION),
+        *(name for name in document if name not in (SECTION, "Model")),
         *(f"Model.{key}" for key in model if key != "architecture"),
     ]:
         raise ConfigError(f"{path}: {others[0]} belongs into the configs that the suite names")

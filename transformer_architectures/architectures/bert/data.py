@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformer_architectures.architectures.bert.data_config import BertDataConfig
 from transformer_architectures.architectures.bert.document_rows import read_documents
 from transformer_architectures.architectures.bert.labeled_rows import read_labeled_rows
-from transformer_architectures.architectures.bert.rows import LabeledText, TransformerDataset
+from transformer_architectures.architectures.bert.rows import TokenRow, TransformerDataset
 from transformer_architectures.errors import DataError
 from transformer_architectures.masking import AttentionMask
 from transformer_architectures.processes import ignore_signals
@@ -35,7 +35,7 @@ class LabeledBatch:
         segments: where each window lies.
         text_of_segment: which text of the batch it belongs to; weight_of_segment: its share in that text.
         positions: the places, among ``token_ids``, of the tokens that have labels.
-        labels: see `LabeledText`: for each of these places, or for each text.
+        labels: see `TokenRow`: for each of these places, or for each text.
         labels_of_text: how many of ``positions`` lie in each text.
         indices: which rows of the dataset the texts are.
     """
@@ -84,7 +84,7 @@ class TransformerDataCollator:
     pad_id: int
     rows_multiple: int = ROWS_MULTIPLE
 
-    def __call__(self, rows: Sequence[tuple[int, LabeledText]]) -> LabeledBatch:
+    def __call__(self, rows: Sequence[tuple[int, TokenRow]]) -> LabeledBatch:
         texts = [row.text for _, row in rows]
         segments = Segments(tuple(length for text in texts for length in text.segment_lengths), self.rows_multiple)
         token_ids = np.full(segments.num_rows, self.pad_id, dtype=np.int64)
@@ -233,4 +233,4 @@ class TransformerDataModule:
         )
 
 
-__all__ = ["LabeledBatch", "LabeledText", "TransformerDataCollator", "TransformerDataModule", "TransformerDataset"]
+__all__ = ["LabeledBatch", "TransformerDataCollator", "TransformerDataModule", "TransformerDataset"]

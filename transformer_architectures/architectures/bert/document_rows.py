@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from transformer_architectures.architectures.bert.data_config import BertDataConfig
-from transformer_architectures.architectures.bert.rows import LabeledText, TransformerDataset
+from transformer_architectures.architectures.bert.rows import TokenRow, TransformerDataset
 from transformer_architectures.architectures.bert.trained_tokenizer import part_settings, trained_tokenizer
 from transformer_architectures.architectures.bert.windowed_text import WindowedText
 from transformer_architectures.datasets.document_corpus import DocumentsRecipe, document_counts, prepare_documents
@@ -37,12 +37,12 @@ class MaskedRows(TransformerDataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> LabeledText:
+    def __getitem__(self, index: int) -> TokenRow:
         row = self.rows.row(index, self.store.tokens, self.tokenizer.cls_id, self.tokenizer.sep_id)
         masked = self.masking(row.input_ids, self.epoch, index)
         weights = np.array(row.segment_lengths, dtype=np.float32) / len(row.input_ids)
         text = WindowedText(masked.input_ids, row.segment_lengths, NO_WORDS, weights)
-        return LabeledText(text, masked.positions, masked.labels)
+        return TokenRow(text, masked.positions, masked.labels)
 
     def at(self, epoch: int) -> "MaskedRows":
         """With the masks of that epoch."""

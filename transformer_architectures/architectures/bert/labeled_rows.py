@@ -1,5 +1,6 @@
 """Texts to classify and sentences to tag, in windows."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from transformer_architectures.architectures.bert.data_config import BertDataConfig
-from transformer_architectures.architectures.bert.rows import LabeledText, TransformerDataset
+from transformer_architectures.architectures.bert.rows import TokenRow, TransformerDataset
 from transformer_architectures.architectures.bert.trained_tokenizer import part_settings, trained_tokenizer
 from transformer_architectures.architectures.bert.windowed_text import (
     WindowedText,
@@ -18,7 +19,7 @@ from transformer_architectures.architectures.bert.windowed_text import (
     encode_words,
 )
 from transformer_architectures.datasets.labeled_parts import LabeledRecipe, Parts, TaggedParts, TaggedRecipe
-from transformer_architectures.datasets.labeled_text import LabeledText as TextRow
+from transformer_architectures.datasets.labeled_text import LabeledText
 from transformer_architectures.datasets.parts_recipe import PARTS
 from transformer_architectures.datasets.rejections import RejectionLog
 from transformer_architectures.datasets.tagged_text import TaggedText
@@ -43,9 +44,9 @@ class WindowedTexts(TransformerDataset):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: int) -> LabeledText:
+    def __getitem__(self, index: int) -> TokenRow:
         text = self.texts[index]
-        return LabeledText(text, text.word_positions if self.are_of_words else NO_WORDS, self.labels[index])
+        return TokenRow(text, text.word_positions if self.are_of_words else NO_WORDS, self.labels[index])
 
     @property
     def lengths(self) -> Int[np.ndarray, "rows"]:
@@ -58,11 +59,10 @@ class LabeledTextParts:
     """Labelled or tagged texts, tokenised and cut into windows."""
 
     recipe_digest: str
-    rows: Parts[TextRow] | TaggedParts
+    rows: Parts[LabeledText] | TaggedParts
     rejections: RejectionLog
-    windowing: Windowing
     tokenizer: WordPieceTokenizer
-    datasets: dict[str, TransformerDataset]
+    datasets: dict[str, WindowedTexts]
 
     def row_counts(self) -> dict[str, int]:
         """Rows of each part, and of each reason for which training rows were rejected."""
@@ -76,7 +76,7 @@ class LabeledTextParts:
 
 
 def windowed_texts(
-    rows: Iterable[TextRow],
+    rows: Iterable[LabeledText],
     classes: tuple[str, ...],
     is_multi_label: bool,
     tokenizer: WordPieceTokenizer,
@@ -125,11 +125,13 @@ def read_labeled_rows(
     recipe: LabeledRecipe | TaggedRecipe = TaggedRecipe(**settings) if are_tagged else LabeledRecipe(**settings)
     with rejection_list(rejected_path) as rejections:
         rows = recipe.read(rejections)
+    for note in rows.notes:
+        print(note, file=sys.stderr)
     if tokenizer is None:
         texts = (" ".join(row.words) if isinstance(row, TaggedText) else row.text for row in rows.train)
         tokenizer = trained_tokenizer(config, vocab_size, recipe, texts)
     windowing = Windowing(config.max_length, config.window_stride, tokenizer.cls_id, tokenizer.sep_id)
-    datasets: dict[str, TransformerDataset] = {}
+    datasets: dict[str, WindowedTexts] = {}
     for part in PARTS:
         if isinstance(rows, TaggedParts):
             datasets[part] = windowed_words(getattr(rows, part), rows.labels, tokenizer, windowing)
@@ -137,7 +139,12 @@ def read_labeled_rows(
             assert config.train.texts is not None
             is_multi_label = config.train.texts.multi_label
             datasets[part] = windowed_texts(getattr(rows, part), rows.labels, is_multi_label, tokenizer, windowing)
-    return LabeledTextParts(recipe.digest(), rows, rejections, windowing, tokenizer, datasets)
+        if num_cut := sum(text.num_cut_words for text in datasets[part].texts):
+            print(
+                f"{part}: {num_cut:,} words are longer than a window: the model does not see their ends",
+                file=sys.stderr,
+            )
+    return LabeledTextParts(recipe.digest(), rows, rejections, tokenizer, datasets)
 
 
 @contextmanager

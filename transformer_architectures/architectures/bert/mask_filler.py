@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transformer_architectures.architectures.bert.config import BertModelConfig
 from transformer_architectures.architectures.bert.data import LabeledBatch
+from transformer_architectures.architectures.bert.document_rows import masked_rows_of_file
 from transformer_architectures.architectures.bert.heads import masked_features
-from transformer_architectures.architectures.bert.text_model import TextModel, TextModelSettings, split_by_text
+from transformer_architectures.architectures.bert.text_model import TextModel, TextModelSettings
 from transformer_architectures.architectures.bert.transformer import BertForMaskedLM
 from transformer_architectures.datasets.masking import MaskingConfig
 from transformer_architectures.errors import UsageError
@@ -82,7 +82,7 @@ class MaskFiller(TextModel):
         self, batches: Iterable[LabeledBatch], between_batches: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
         """Scores of the labelled tokens of these batches."""
-        loss = num_correct = num_masked = 0.0
+        loss, num_correct, num_masked = 0.0, 0, 0
         for batch in batches:
             logits = self.compute(self._logits, batch)
             labels = batch.labels.cpu()
@@ -90,7 +90,7 @@ class MaskFiller(TextModel):
             num_correct += int((logits.argmax(dim=1) == labels).sum())
             num_masked += len(labels)
             between_batches()
-        return masked_language_model_scores(loss, int(num_correct), int(num_masked))
+        return masked_language_model_scores(loss, num_correct, num_masked)
 
     def evaluate(
         self, data: str | Path, batch_tokens: int | None = None, batch_size: int | None = None
@@ -100,8 +100,6 @@ class MaskFiller(TextModel):
         Raises:
             DataError: a line is bad, or there is nothing to score.
         """
-        from transformer_architectures.architectures.bert.document_rows import masked_rows_of_file
-
         rows = masked_rows_of_file(Path(data), self.tokenizer, self.settings.max_length, self.settings.masking)
         found = [rows[index] for index in range(len(rows))]
         batches = self.batches(

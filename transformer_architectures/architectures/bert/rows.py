@@ -1,5 +1,6 @@
 """What a row of BERT's data is, whatever the task."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch.utils.data import Dataset
 from transformer_architectures.architectures.bert.windowed_text import WindowedText
 
 
-class LabeledText(NamedTuple):
+class TokenRow(NamedTuple):
     """A text (or packed row) and what is asked of it.
 
     Attributes:
@@ -24,16 +25,16 @@ class LabeledText(NamedTuple):
     labels: Shaped[np.ndarray, "_"]
 
 
-class TransformerDataset(Dataset[LabeledText]):
+class TransformerDataset(Dataset[TokenRow], ABC):
     """The rows of one part."""
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> LabeledText:
-        raise NotImplementedError
+    @abstractmethod
+    def __getitem__(self, index: int) -> TokenRow: ...
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[int, LabeledText]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[int, TokenRow]]:
         """What the loader calls for a whole batch: each row with its number."""
         return [(index, self[index]) for index in indices]
 
@@ -42,9 +43,9 @@ class TransformerDataset(Dataset[LabeledText]):
         return self
 
     @property
+    @abstractmethod
     def lengths(self) -> Int[np.ndarray, "rows"]:
         """Tokens that each row takes in a batch."""
-        raise NotImplementedError
 
 
-__all__ = ["LabeledText", "TransformerDataset"]
+__all__ = ["TokenRow", "TransformerDataset"]

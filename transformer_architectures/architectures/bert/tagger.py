@@ -1,6 +1,7 @@
 """Tags of words by a trained model, and the entities that they spell."""
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -140,7 +141,10 @@ class Tagger(TextModel):
             **{name: column for name, column in columns.items() if column is not None},
         )
         texts = []
-        for row in read_tagged_text(config, "test", settings.are_entities).rows:
+        found = read_tagged_text(config, "test", settings.are_entities)
+        for note in found.notes:
+            print(note, file=sys.stderr)
+        for row in found.rows:
             if isinstance(row, Rejection):
                 raise DataError(f"{row.file}:{row.line}: {row.reason}; every sentence is scored, mend it")
             texts.append(row)

@@ -16,10 +16,8 @@ from transformer_architectures.architectures.bert.text_model import TextModel, T
 from transformer_architectures.architectures.bert.transformer import BertForSeqClassification
 from transformer_architectures.architectures.bert.windowed_text import encode_texts
 from transformer_architectures.datasets.labeled_text import (
-    LabeledText,
     LabeledTextConfig,
     read_labeled_text,
-    unknown_label,
 )
 from transformer_architectures.datasets.rejections import Rejection
 from transformer_architectures.errors import DataError, UsageError

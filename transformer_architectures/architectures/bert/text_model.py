@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from transformer_architectures.architectures.bert.config import BertModelConfig
 from transformer_architectures.architectures.bert.data import LabeledBatch, TransformerDataCollator
-from transformer_architectures.architectures.bert.rows import LabeledText
+from transformer_architectures.architectures.bert.rows import TokenRow
 from transformer_architectures.architectures.bert.windowed_text import WindowedText, Windowing
 from transformer_architectures.config import StrictModel
 from transformer_architectures.errors import ModelFolderError, UsageError
@@ -160,10 +160,7 @@ class TextModel(LoadedModel):
             for start in range(0, len(batch), size):
                 numbers = batch[start : start + size]
                 yield collate(
-                    [
-                        (number, LabeledText(texts[number], asked[number], (labels or asked)[number]))
-                        for number in numbers
-                    ]
+                    [(number, TokenRow(texts[number], asked[number], (labels or asked)[number])) for number in numbers]
                 )
 
     @torch.inference_mode()

@@ -9,9 +9,12 @@ from pydantic import Field
 
 from transformer_architectures.architectures.bert.config import BertModelConfig
 from transformer_architectures.architectures.bert.data import TransformerDataModule
-from transformer_architectures.architectures.bert.data_config import BertDataConfig
+from transformer_architectures.architectures.bert.data_config import BertDataConfig, Kind
+from transformer_architectures.architectures.bert.masked_language_model import MaskedLanguageModelTask
 from transformer_architectures.architectures.bert.pretrained_start import read_pretrained
-from transformer_architectures.architectures.bert.tasks import TASKS
+from transformer_architectures.architectures.bert.text_classification import TextClassificationTask
+from transformer_architectures.architectures.bert.text_task import TextTask
+from transformer_architectures.architectures.bert.token_classification import TokenClassificationTask
 from transformer_architectures.command_line import tarch, write_lines
 from transformer_architectures.config import StrictModel, load_sections
 from transformer_architectures.errors import ConfigError
@@ -32,6 +35,12 @@ SECTIONS: dict[str, type[StrictModel]] = {
     "Model": BertModelConfig,
     "Training": BertTrainingConfig,
     "Data": BertDataConfig,
+}
+
+TASKS: dict[Kind, type[TextTask]] = {
+    "documents": MaskedLanguageModelTask,
+    "texts": TextClassificationTask,
+    "tags": TokenClassificationTask,
 }
 
 
