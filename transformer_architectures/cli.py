@@ -49,6 +49,7 @@ Images = Annotated[str | None, typer.Option("--images", help="pictures: a folder
 Annotations = Annotated[
     str | None, typer.Option("--annotations", help="OpenImages labels (CSV); else folders are classes")
 ]
+Data = Annotated[str | None, typer.Option("--data", help="a file of labelled inputs, as the model was trained on")]
 Lowercase = Annotated[bool | None, typer.Option("--lowercase", help="ignore case in all scores")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one object, score to value")]
 NBest = Annotated[int | None, typer.Option("--n-best", min=1, help="outputs for each input, with their scores")]
@@ -67,12 +68,12 @@ def train(
 ) -> None:
     """Train the model that a config describes; its Model.architecture says which."""
     with errors_in_one_line(debug):
-        from transformer_architectures.training.command import training_options
+        from transformer_architectures.training.command import train_config, training_options
 
         overrides = list(set or [])
         training = import_module(f"{ARCHITECTURES}.{architecture_of(config, overrides)}.training")
-        overrides += training_options(training.SECTIONS["Training"], device, batch_tokens, batch_size)
-        raise typer.Exit(training.train(config, overrides, resume))
+        overrides += training_options(training.SECTIONS, device, batch_tokens, batch_size)
+        train_config(training.SECTIONS, training.train, config, overrides, resume)
 
 
 @app.command()
@@ -100,6 +101,7 @@ def evaluate(
     model_dir: ModelDir,
     source: Source = None,
     reference: Reference = None,
+    data: Data = None,
     lowercase: Lowercase = None,
     images: Images = None,
     annotations: Annotations = None,
@@ -112,7 +114,7 @@ def evaluate(
 ) -> None:
     """Score the model's outputs against the right ones."""
     given = {"--source": source, "--reference": reference, "--lowercase": lowercase, "--beam": beam}
-    given |= {"--images": images, "--annotations": annotations}
+    given |= {"--images": images, "--annotations": annotations, "--data": data}
     given |= {"--batch-tokens": batch_tokens, "--batch-size": batch_size}
     with errors_in_one_line(debug):
         model, options = load_for("evaluate", model_dir, device, given)

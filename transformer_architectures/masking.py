@@ -6,6 +6,7 @@ At every public boundary a mask is a tensor with 1 (True) = real token, 0 (False
 * True = may attend.
 * Causality is by absolute position: query ``i`` stands at ``first_query + i``, so it is right with a cache.
 * A query that may attend to nothing gives an all-zero output and zero gradient, never NaN.
+* Of packed rows (see `segments`), each sees those of its own segment.
 """
 
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from transformer_architectures.errors import UsageError
+from transformer_architectures.segments import Segments
 
 
 class ScoreBias(NamedTuple):
@@ -38,15 +40,26 @@ class AttentionMask:
         allowed: boolean, 4-dimensional and broadcastable to ``(batch, heads, queries, keys)``; None allows everything.
         causal: a query sees no key that stands after it.
         first_query: absolute position of the first query (the number of tokens that a cache already holds).
+        segments: the batch is packed rows, and no row sees one of another segment. `MultiHeadAttention` computes nothing else.
+
+    Raises:
+        UsageError: segments together with ``allowed`` or ``first_query``: they say who is there, and begin at 0.
     """
 
     allowed: Bool[Tensor, "#batch #heads #queries keys"] | None = None
     causal: bool = False
     first_query: int = 0
+    segments: Segments | None = None
     # All layers of a stack share their mask: its bias is made once for them.
     _biases: dict[tuple[int, int, torch.dtype, torch.device], ScoreBias] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        if self.segments is not None and (self.allowed is not None or self.first_query):
+            raise UsageError(
+                "the mask of packed rows is their segments, causal or not: nothing else can be combined with it"
+            )
 
     @classmethod
     def of(cls, mask: "AttentionMaskLike") -> "AttentionMask":
@@ -79,18 +92,20 @@ class AttentionMask:
 
     def is_plain_causal(self, num_queries: int, num_keys: int) -> bool:
         """Whether the mask is the square lower triangle and nothing else (kernels have a fast path for it)."""
-        return self.causal and self.allowed is None and self.first_query == 0 and num_queries == num_keys
+        only_causal = self.causal and self.allowed is None and self.segments is None
+        return only_causal and self.first_query == 0 and num_queries == num_keys
 
     def render(
         self, num_queries: int, num_keys: int, device: torch.device
     ) -> Bool[Tensor, "#batch #heads #queries keys"] | None:
         """The smallest boolean tensor that broadcasts to ``(batch, heads, queries, keys)``; None allows everything."""
         hides_future = self.causal and self.first_query + 1 < num_keys
+        allowed = self.allowed if self.segments is None else self.segments.same(device)
         if not hides_future:
-            return self.allowed
+            return allowed
         query_positions = torch.arange(self.first_query, self.first_query + num_queries, device=device)
         not_after = torch.arange(num_keys, device=device) <= query_positions[:, None]
-        return not_after[None, None] if self.allowed is None else self.allowed & not_after
+        return not_after[None, None] if allowed is None else allowed & not_after
 
     def score_bias(self, num_queries: int, num_keys: int, dtype: torch.dtype, device: torch.device) -> ScoreBias | None:
         """The mask for scores of this shape and type; None allows everything."""
@@ -111,7 +126,7 @@ class AttentionMask:
         if allowed is None:
             return None
         bias = torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-        if self.allowed is None:
+        if self.allowed is None and self.segments is None:
             return ScoreBias(bias, None)  # causality alone leaves every query itself
         attends = allowed.any(dim=-1, keepdim=True)
         # Looking is cheap on a CPU only: elsewhere it would wait for the device.

@@ -35,6 +35,9 @@ MANIFEST, CONFIG, WEIGHTS, RESULTS = "manifest.json", "config.json", "model.safe
 LOADERS = {
     ("translation", "vanilla"): "transformer_architectures.architectures.vanilla.translator:Translator",
     ("image_classification", "vit"): "transformer_architectures.architectures.vit.classifier:PictureClassifier",
+    ("masked_language_model", "bert"): "transformer_architectures.architectures.bert.mask_filler:MaskFiller",
+    ("text_classification", "bert"): "transformer_architectures.architectures.bert.text_classifier:TextClassifier",
+    ("token_classification", "bert"): "transformer_architectures.architectures.bert.tagger:Tagger",
 }
 
 

@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 from transformer_architectures import load_model
-from transformer_architectures.architectures.vanilla.training import train
+from transformer_architectures.architectures.bert.training import SECTIONS as TEXT_SECTIONS
+from transformer_architectures.architectures.bert.training import train as train_text
+from transformer_architectures.architectures.vanilla.training import SECTIONS, train
 from transformer_architectures.architectures.vit.training import train as train_pictures
 from transformer_architectures.datasets.bible import bible_path
-from transformer_architectures.errors import DataError
+from transformer_architectures.errors import DataError, UsageError
+from transformer_architectures.training.command import train_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = [
@@ -79,7 +82,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 def check(config: str, root: Path, has_test: bool, overrides: list[str]) -> dict[str, object]:
     overrides = [*TINY, f"Training.checkpoint_root={root / 'out'}", f"Data.cache_dir={root / 'cache'}", *overrides]
-    assert train(str(CONFIGS / f"{config}.yaml"), overrides, None) == 0
+    assert train(str(CONFIGS / f"{config}.yaml"), overrides, None) is not None
     (folder,) = (root / "out" / "vanilla").glob("*/model")
     results: dict[str, object] = json.loads((folder / "results.json").read_text())
     assert results["task"] == "translation" and results["global_step"] == 2
@@ -170,7 +173,7 @@ def check_pictures(config: str, root: Path, keys: list[str], overrides: list[str
     overrides = [
         *TINY_PICTURES, f"Training.checkpoint_root={root / 'out'}", f"Data.cache_dir={root / 'cache'}", *overrides
     ]  # fmt: skip
-    assert train_pictures(str(CONFIGS / f"{config}.yaml"), overrides, None) == 0
+    assert train_pictures(str(CONFIGS / f"{config}.yaml"), overrides, None) is not None
     (folder,) = (root / "out" / "vit").glob("*/model")
     results: dict[str, object] = json.loads((folder / "results.json").read_text())
     assert results["task"] == "image_classification" and results["global_step"] == 2
@@ -208,5 +211,114 @@ def test_two_steps_of_the_digits(seed: int, tmp_path: Path, capfd: pytest.Captur
 
 
 def test_every_config_is_here() -> None:
-    known = {*LAYOUTS, "vanilla_default", *PICTURE_LAYOUTS, "vit_default"}
+    of_suite = {"bert_default", "bert_pretrain", "bert_classify", "bert_tag"}
+    known = {*LAYOUTS, "vanilla_default", *PICTURE_LAYOUTS, "vit_default", *TEXT_LAYOUTS, *of_suite}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == known
+
+
+def test_several_seeds_and_again(seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    multi30k(tmp_path)
+    files = {
+        part: {"source": f"{tmp_path}/{part}.en.gz", "target": f"{tmp_path}/{part}.fr.gz"} for part in ("train", "val")
+    }
+    config = tmp_path / "run.yaml"
+    content = {"Model": {"architecture": "vanilla"}, "Training": {"seed": 7, "seeds": 2, "max_epochs": 1}}
+    config.write_text(json.dumps({**content, "Data": {"train": files["train"], "validation": files["val"]}}))
+    overrides = [*TINY, f"Training.checkpoint_root={tmp_path / 'out'}", f"Data.cache_dir={tmp_path / 'cache'}"]
+    for resume in (None, "auto"):  # the second time there is nothing to train
+        train_config(SECTIONS, train, str(config), overrides, resume)
+        folders = list((tmp_path / "out" / "vanilla").glob("*/model"))
+        assert sorted(json.loads((f / "results.json").read_text())["seed"] for f in folders) == [7, 8]
+        (summary_path,) = (tmp_path / "out" / "vanilla").glob("*/model/summary.json")
+        summary = json.loads(summary_path.read_text())
+        assert {run["run"] for run in summary["runs"]} == {f.parent.name for f in folders}
+        assert capfd.readouterr().out.rstrip().endswith(str(summary_path.parent))
+    with pytest.raises(UsageError, match="seeds is 2"):
+        train_config(SECTIONS, train, str(config), overrides, str(folders[0].parent))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Texts to read
+# ---------------------------------------------------------------------------------------------------------------------
+
+TINY_BERT = [
+    "Model.vocab_size=200",
+    "Model.embed_dim=16",
+    "Model.num_heads=2",
+    "Model.ff_dim=16",
+    "Model.num_layers=1",
+    "Training.max_steps=2",
+    "Training.warmup_steps=1",
+    "Training.batch_tokens=256",
+    "Training.precision=fp32",
+]
+
+
+def sentiment(folder: Path) -> None:
+    for part in ("train", "dev"):
+        rows = [f"{random.choice(['positive', 'negative'])}\t{text}" for text in sentences(40)["en"]]
+        write_lines(folder / f"{part}.tsv.gz", ["label\ttext", *rows, "positive\tx", "negative\ty"])
+
+
+def ewt(folder: Path) -> None:
+    for part in ("train", "dev"):
+        lines = []
+        for text in sentences(40)["en"]:
+            rest = "\t_" * 4
+            words = enumerate(text.split(), start=1)
+            lines += ["# a comment", *(f"{n}\t{word}\t{word}\tNOUN\tNN\t_{rest}" for n, word in words), ""]
+        write_lines(folder / f"{part}.conllu.gz", lines)
+
+
+def wnut17(folder: Path) -> None:
+    for part in ("train", "dev"):
+        lines = ["Paris\tB-location", "\t"]
+        for text in sentences(40)["en"]:
+            lines += [*(f"{word}\t{'B-person' if word == 'stone' else 'O'}" for word in text.split()), "\t"]
+        write_lines(folder / f"{part}.conll.gz", lines)
+
+
+TEXT_LAYOUTS: dict[str, tuple[str, Callable[[Path], None], list[str], list[str]]] = {
+    "bert_sentiment": ("SENTIMENT_DIR", sentiment, ["accuracy", "macro_f1", "mcc"], ["label", "probabilities"]),
+    "bert_ewt": ("UD_EWT_DIR", ewt, ["accuracy"], ["words", "tags", "entities"]),
+    "bert_wnut17": (
+        "WNUT17_DIR", wnut17, ["f1", "precision", "recall", "f1_strict", "accuracy"], ["words", "tags", "entities"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", TEXT_LAYOUTS)
+def test_two_steps_on_texts(
+    config: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    variable, write, keys, columns = TEXT_LAYOUTS[config]
+    files = tmp_path / "files"
+    files.mkdir()
+    write(files)
+    monkeypatch.setenv(variable, str(files))
+    monkeypatch.delenv("PRETRAINED_DIR", raising=False)
+    overrides = [*TINY_BERT, f"Training.checkpoint_root={tmp_path / 'out'}", f"Data.cache_dir={tmp_path / 'cache'}"]
+    finished = train_text(str(CONFIGS / f"{config}.yaml"), overrides, None)
+    assert finished is not None and finished.results["global_step"] == 2 and finished.results["test"] is None
+    assert list(finished.results["validation"]) == list(finished.results["baseline"]) == keys
+    assert ("the tags are BIO, used as they stand" in capfd.readouterr().err) == (config == "bert_wnut17")
+    rows = load_model(finished.model_folder, device="cpu").predict(["house tree", "", "stone " * 300])
+    assert [list(row) for row in rows] == [columns] * 3
+
+
+def test_the_suite_of_the_default(seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two steps of everything: controls first, then pre-training, then what starts from it; and nothing is trained twice."""
+    try:
+        bible_path()
+    except DataError as error:
+        pytest.skip(str(error))
+    overrides = [*TINY_BERT, f"Training.checkpoint_root={tmp_path / 'out'}", f"Data.cache_dir={tmp_path / 'cache'}"]
+    overrides += ["Data.num_samples=60", "Training.keep_checkpoints=1"]
+    for resume in (None, "auto"):
+        train_config(TEXT_SECTIONS, train_text, str(CONFIGS / "bert_default.yaml"), overrides, resume)
+        folders = list((tmp_path / "out" / "bert").glob("*/model"))
+        tasks = [json.loads((folder / "results.json").read_text())["task"] for folder in folders]
+        assert sorted(tasks) == ["masked_language_model", *["text_classification"] * 2, *["token_classification"] * 2]
+        out = capfd.readouterr().out
+        listed = [Path(line.split()[-1]).parent.name.rpartition("_")[0] for line in out.splitlines()[-5:]]
+        assert listed == ["classify-control", "tag-control", "pretrain", "classify", "tag"]

@@ -348,8 +348,8 @@ def test_training_starts_from_a_published_model(seed: int, tmp_path: Path) -> No
     write_marian_folder(published, seed)
     config = fine_tuning_config(tmp_path, published, seed, dropout=0.3)
     # In a process of its own: a run sets threads, signals and the active run of MLflow.
-    program = "import sys; from transformer_architectures.architectures.vanilla.training import train; "
-    program += f"sys.exit(train({config!r}, [], None))"
+    program = "from transformer_architectures.architectures.vanilla.training import train; "
+    program += f"train({config!r}, [], None)"
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     finished_run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert finished_run.returncode == 0, finished_run.stderr

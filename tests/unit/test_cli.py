@@ -16,6 +16,7 @@ import torch
 from tiny_translator import tiny_translator
 
 from transformer_architectures import cli
+from transformer_architectures.architectures.vanilla import VanillaModelConfig
 from transformer_architectures.architectures.vanilla.training import VanillaTrainingConfig
 from transformer_architectures.model_folder import write_model_folder
 
@@ -163,24 +164,23 @@ def test_train_calls_the_training_of_the_architecture(
     calls = []
 
     class Training:
-        SECTIONS = {"Training": VanillaTrainingConfig}
+        SECTIONS = {"Model": VanillaModelConfig, "Training": VanillaTrainingConfig}
 
         @staticmethod
-        def train(config: str, overrides: list[str], resume: str | None) -> int:
+        def train(config: str, overrides: list[str], resume: str | None) -> None:
             calls.append((config, overrides, resume))
-            return 7
 
     config = tmp_path / "run.yaml"
-    config.write_text("Model:\n  architecture: vanilla\n")
+    config.write_text("Model:\n  architecture: vanilla\nTraining:\n  max_steps: 1\n")
     real_import = cli.import_module
     monkeypatch.setattr(
         cli, "import_module", lambda name: Training if name.endswith(".training") else real_import(name)
     )
     monkeypatch.setattr(cli, "find_spec", lambda name: name.endswith(".vanilla.training"))
     outcome = tarch("train", str(config), "--set", "Training.seed=2", "--set", "Model.dropout=0", "--resume", "auto")
-    assert outcome.code == 7
+    assert outcome.code == 0
     assert calls == [(str(config), ["Training.seed=2", "Model.dropout=0"], "auto")]
-    assert tarch("train", str(config), "--device", "cpu", "--batch-tokens", "512").code == 7
+    assert tarch("train", str(config), "--device", "cpu", "--batch-tokens", "512").code == 0
     assert calls.pop() == (str(config), ["Training.device=cpu", "Training.batch_tokens=512"], None)
     outcome = tarch("train", str(config), "--batch-size", "8")
     assert outcome.code == 2 and "--batch-size does not belong" in outcome.err and len(calls) == 1

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import AliasChoices, Field
 
+from transformer_architectures.architectures.bert import training as bert_training
 from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
 from transformer_architectures.architectures.vanilla.data import VanillaDataConfig
 from transformer_architectures.architectures.vanilla.training import VanillaTrainingConfig
@@ -18,8 +19,10 @@ from transformer_architectures.config.yaml_reader import parse_yaml
 from transformer_architectures.errors import ConfigError
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.multi_label_loss import MultiLabelLossConfig
+from transformer_architectures.training.suite import suite_of
 
 VANILLA = {"Model": VanillaModelConfig, "Training": VanillaTrainingConfig, "Data": VanillaDataConfig}
+BERT = bert_training.SECTIONS
 VIT = {"Model": VitModelConfig, "Training": VitTrainingConfig, "Data": VitDataConfig}
 CONFIGS = sorted(default_config_path("vanilla").resolve().parent.glob("*.yaml"))
 
@@ -69,7 +72,7 @@ def test_whole_numbers_serve_as_floats_and_lists_as_tuples(tmp_path: Path) -> No
 
 
 def test_real_tuple_of_the_training_section() -> None:
-    config = load_sections(CONFIGS[0], VANILLA, ["Training.adam_betas=[0.8, 0.9]"])["Training"]
+    config = load_sections(default_config_path("vanilla"), VANILLA, ["Training.adam_betas=[0.8, 0.9]"])["Training"]
     assert isinstance(config, VanillaTrainingConfig) and config.adam_betas == (0.8, 0.9)
 
 
@@ -270,7 +273,7 @@ LEFT_OUT = {
     "max_epochs": 77,
 }
 CHANGED: dict[str, Any] = {
-    "seed": 5, "precision": "bf16", "num_threads": 2, "compile": True, "patience": 3, "batch_tokens": 64,
+    "seed": 5, "seeds": 2, "precision": "bf16", "num_threads": 2, "compile": True, "patience": 3, "batch_tokens": 64,
     "accumulation_steps": 2, "learning_rate": 0.5, "schedule": "constant", "warmup_steps": 3, "weight_decay": 0.1,
     "adam_betas": (0.5, 0.6), "adam_eps": 0.1, "clip_norm": None, "ema_decay": 0.5, "average_last": 1,
     "validation_interval": 3, "checkpoint_interval": 3, "keep_checkpoints": 9, "label_smoothing": 0.3,
@@ -317,9 +320,20 @@ def test_fingerprint_is_of_values_not_of_spelling(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configs_fit_their_models(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MULTI30K_DIR", "TATOEBA_DIR", "OPENIMAGES_DIR", "CIFAR10_DIR"):
+    for name in (
+        "MULTI30K_DIR",
+        "TATOEBA_DIR",
+        "OPENIMAGES_DIR",
+        "CIFAR10_DIR",
+        "SENTIMENT_DIR",
+        "UD_EWT_DIR",
+        "WNUT17_DIR",
+    ):
         monkeypatch.setenv(name, "/data/dummy")
-    models = {"vanilla": VANILLA, "vit": VIT}[read_sections(path)["Model"]["architecture"]]
+    if (suite := suite_of(path)) is not None:
+        assert all((path.parent / run.config).is_file() for run in suite.runs)
+        return
+    models = {"vanilla": VANILLA, "vit": VIT, "bert": BERT}[read_sections(path)["Model"]["architecture"]]
     assert set(load_sections(path, models)) == set(models)
 
 

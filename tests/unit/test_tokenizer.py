@@ -162,7 +162,7 @@ def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path, content: bytes | 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_pairs_in_chunks_come_in_order(num_processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformer_architectures.tokenization.parallel.PAIRS_PER_CHUNK", 4)
+    monkeypatch.setattr("transformer_architectures.tokenization.parallel.ROWS_PER_CHUNK", 4)
     pairs = [TextPair(f"pair {number}", "x" * number) for number in range(23)]
     found = list(tokenize_pairs(iter(pairs), trained(), num_processes))
     assert [TextPair(*trained().decode_batch([row.tolist() for row in pair])) for pair in found] == pairs
@@ -176,7 +176,7 @@ from transformer_architectures.tokenization import parallel
 from transformer_architectures.tokenization.subword import SubwordTokenizer
 
 if __name__ == "__main__":
-    parallel.PAIRS_PER_CHUNK = 1
+    parallel.ROWS_PER_CHUNK = 1
     pairs = (parallel.TextPair("a", "b") for _ in range(100))
     rows = parallel.tokenize_pairs(pairs, SubwordTokenizer.train(["a"], 300), 2)
     next(rows)

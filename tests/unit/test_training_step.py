@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
+from transformer_architectures.architectures.vit import VisionTransformer, VitModelConfig
+from transformer_architectures.embedding import TokenEmbedding
 from transformer_architectures.errors import NonFiniteError
+from transformer_architectures.positions import LearnedPositions
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.optimization import (
     build_ema,
     build_optimizer,
     build_scheduler,
+    decayed_parameters,
     mean_of_weights,
     schedule_factor,
 )
@@ -311,6 +315,19 @@ def test_only_matrices_decay(seed: int) -> None:
     for parameter in model.parameters():
         expected = 0.95 if parameter.dim() == 2 else 1.0
         torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
+
+
+def test_what_is_only_added_does_not_decay() -> None:
+    config = VitModelConfig(
+        image_size=8, patch_size=4, embed_dim=8, num_heads=2, ff_dim=16, num_layers=1, num_registers=2
+    )
+    decayed = decayed_parameters(VisionTransformer(config))
+    stacked = (
+        "self_attention.attention.query_key_value self_attention.attention.output feedforward.expand feedforward.output"
+    )
+    assert decayed == {"patch_embedding.weight", *(f"encoder.blocks.0.{name}.weight" for name in stacked.split())}
+    decayed = decayed_parameters(nn.ModuleList([LearnedPositions(4, 3), TokenEmbedding(5, 4)]))
+    assert decayed == {"1.weight"}
 
 
 def test_learning_rates_are_scaled_by_the_name_of_the_parameter(seed: int) -> None:

@@ -393,7 +393,7 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
 from transformer_architectures.architectures.vanilla import TransformerDataModule, VanillaDataConfig
 from transformer_architectures.tokenization import parallel
 from transformer_architectures.architectures.vanilla import data
-parallel.PAIRS_PER_CHUNK = 5
+parallel.ROWS_PER_CHUNK = 5
 data.available_cores = lambda: 2
 config = {{"train": {{"file": "{tmp_path}/train.tsv"}}, "cache_dir": "{tmp_path}/cache"}}
 TransformerDataModule(VanillaDataConfig.model_validate(config), 300, seed=1, batch_tokens=100).setup()

@@ -15,6 +15,7 @@ from transformer_architectures.attention.attention_functions import (
 )
 from transformer_architectures.attention.fused_linear import FusedLinear, show_parts_in_state_dict
 from transformer_architectures.attention.key_value_cache import KeyValueCache
+from transformer_architectures.attention.packed_heads import PackedHeads
 from transformer_architectures.errors import UsageError
 from transformer_architectures.linear import Linear
 from transformer_architectures.masking import AttentionMask, AttentionMaskLike
@@ -76,9 +77,20 @@ class MultiHeadAttention(nn.Module):
         cache: KeyValueCache | None = None,
         num_queries: int | None = None,
     ) -> Float[Tensor, "batch queries embed_dim"]:
-        """Self-attention: of all positions, or of the first ``num_queries`` to all. With a cache, the given states stand after all
-        that it holds."""
-        q, k, v = self.split_heads(self.query_key_value(hidden_states), 3)
+        """Self-attention: of all positions, or of the first ``num_queries`` to all. With a cache, the given states stand after
+        all that it holds.
+
+        Raises:
+            UsageError: the mask has segments, and there is a cache or ``num_queries``, or the states are not their packed rows.
+        """
+        projected = self.query_key_value(hidden_states)
+        if mask.segments is not None:
+            if cache is not None:
+                raise UsageError("packed rows cannot be decoded with a key-value cache: pad them")
+            if num_queries is not None:
+                raise UsageError("num_queries counts the positions of padded sequences: packed rows have no first ones")
+            return self._attend_in_segments(projected, mask)
+        q, k, v = self.split_heads(projected, 3)
         if cache is not None:
             mask = mask.with_causality(cache.length) if mask.causal else mask
             k, v = cache.append(k, v)
@@ -91,7 +103,13 @@ class MultiHeadAttention(nn.Module):
         mask: AttentionMask,
         cache: KeyValueCache | None = None,
     ) -> Hidden:
-        """Cross-attention from ``hidden_states`` to ``other``, whose projections are computed once where there is a cache."""
+        """Cross-attention from ``hidden_states`` to ``other``, whose projections are computed once where there is a cache.
+
+        Raises:
+            UsageError: the mask has segments: it says nothing about which queries belong to them.
+        """
+        if mask.segments is not None:
+            raise UsageError("cross-attention to packed rows is not possible: segments are for self-attention")
 
         def project() -> tuple[Tensor, Tensor]:
             k, v = self.split_heads(self.key_value(other), 2)
@@ -126,6 +144,22 @@ class MultiHeadAttention(nn.Module):
         output: Tensor = self.output(context.transpose(1, 2).flatten(2))
         return output
 
+    def _attend_in_segments(self, projected: Tensor, mask: AttentionMask) -> Tensor:
+        assert mask.segments is not None
+        if projected.shape[:2] != (1, mask.segments.num_rows):
+            raise UsageError(
+                f"segments of {mask.segments.num_rows} rows in all need packed rows (1, rows, embed_dim), "
+                f"not {tuple(projected.shape[:2])} of them"
+            )
+        packed = PackedHeads.of(mask, self.num_heads, projected.device)
+        heads = list(zip(packed.split(projected), packed.rectangles, strict=True))
+        if self.recorder is not None:
+            weights = [self.attention_function.weights(q, k, rectangle.mask) for (q, k, _), rectangle in heads]
+            self.recorder(packed.unpack_weights(weights).detach())
+        contexts = [self.attention_function(q, k, v, rectangle.mask) for (q, k, v), rectangle in heads]
+        output: Tensor = self.output(packed.merge(contexts))
+        return output
+
 
 class SelfAttentionSubLayer(nn.Module):
     """Self-attention inside the residual rule."""
@@ -145,8 +179,13 @@ class SelfAttentionSubLayer(nn.Module):
         """Every position looks at those of its sequence that ``mask`` allows, and at those that the cache remembers.
 
         With ``num_queries`` only the first so many look, and only they come out.
+
+        Raises:
+            UsageError: stochastic depth is to leave out sequences of packed rows, which are one sample to it.
         """
         mask = AttentionMask.of(mask)
+        if mask.segments is not None and self.training and self.residual.stochastic_depth:
+            raise UsageError("stochastic depth would leave out all packed rows at once: pad them, or set it to 0")
         return self.residual(  # type: ignore[no-any-return]
             hidden_states,
             lambda states: self.attention.attend_to_self(states, mask, cache, num_queries),

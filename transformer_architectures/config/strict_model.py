@@ -1,6 +1,11 @@
 """The base of every section's model: unknown keys and silent conversions are errors."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+# A path that need not be given: an empty value, as ``${VARIABLE:-}`` leaves one, is "".
+OptionalPath = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
 
 class StrictModel(BaseModel):

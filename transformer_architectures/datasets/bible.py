@@ -7,7 +7,8 @@ task and pre-training: what is test text for one is training text for none.
 import sqlite3
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
-from itertools import zip_longest
+from itertools import groupby, zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -83,6 +84,13 @@ def part_of_chapter(book: int, chapter: int) -> Part:
     if position < TEST_SHARE:
         return "test"
     return "validation" if position < TEST_SHARE + VALIDATION_SHARE else "train"
+
+
+def chapters(version: BibleVersion, part: Part) -> Iterator[list[Verse]]:
+    """The chapters of one part in one version, in order."""
+    for (book, chapter), of_chapter in groupby(verses(version), key=itemgetter(0, 1)):
+        if part_of_chapter(book, chapter) == part:
+            yield list(of_chapter)
 
 
 def verse_pairs(source: BibleVersion, target: BibleVersion, part: Part) -> Iterator[tuple[Verse, Verse]]:

@@ -1,11 +1,16 @@
-"""Lines of text files, plain or gzip."""
+"""Lines of text files, plain or gzip, and of JSON lines the records in them."""
 
 import gzip
+import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from transformer_architectures.errors import DataError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
@@ -28,3 +33,40 @@ def decode(line: bytes) -> str | None:
         return line.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError:
         return None
+
+
+def numbered_text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers from 1; a byte order mark at the beginning of the file is removed.
+
+    What is not UTF-8 in a line becomes half characters, which `is_utf8_text` finds.
+
+    Raises:
+        DataError: as `read_lines`.
+    """
+    for number, line in enumerate(read_lines(path), start=1):
+        text = line.decode("utf-8", errors="surrogateescape")
+        yield number, text.removeprefix("\ufeff") if number == 1 else text
+
+
+def decode_record(line: bytes) -> dict[str, Any] | str:
+    """The object that a line of JSON holds (empty if it is something else), or the reason why there is none."""
+    text = decode(line)
+    if text is None:
+        return "not UTF-8"
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        return f"not JSON: {error.msg}"
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets in thousands of brackets
+        return "not JSON that can be read: too large a number or too deep"
+    return record if isinstance(record, dict) else {}
+
+
+def is_utf8_text(text: str) -> bool:
+    """Whether UTF-8 can hold it: JSON can spell half a character (an escaped lone surrogate), and see `numbered_text_lines`."""
+    return _SURROGATE.search(text) is None
+
+
+def text_format(path: Path) -> str:
+    """What the name says about the content: the ending before ``.gz``."""
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix

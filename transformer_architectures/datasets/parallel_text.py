@@ -3,7 +3,6 @@
 Every reader streams. A row is a `Pair`, or a `Rejection` that says which line of which file is bad, and why.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from html import unescape
@@ -15,11 +14,9 @@ from pydantic import Field, model_validator
 
 from transformer_architectures.config import StrictModel
 from transformer_architectures.datasets.bible import BibleVersion, Part, verse_pairs
-from transformer_architectures.datasets.lines import decode, read_lines
+from transformer_architectures.datasets.lines import decode, decode_record, is_utf8_text, read_lines, text_format
 from transformer_architectures.datasets.rejections import Rejection
 from transformer_architectures.errors import DataError
-
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Pair(NamedTuple):
@@ -100,7 +97,7 @@ def read_pairs(config: ParallelTextConfig, part: Part, source_language: str, tar
             yield _checked(place, place, left.text, right.text)
     elif config.file is not None:
         path = Path(config.file)
-        yield from _read_json(path, config) if _format(path) in (".json", ".jsonl") else _read_tsv(path, config)
+        yield from _read_json(path, config) if text_format(path) in (".json", ".jsonl") else _read_tsv(path, config)
     elif config.folder is not None:
         for source, target in folder_pairs(Path(config.folder), config.names, source_language, target_language):
             yield from _read_two_files(source, target)
@@ -182,7 +179,7 @@ def _read_two_files(source: Path, target: Path) -> Iterator[Row]:
 
 def _segments(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines; of an SGML file (WMT's test sets) the text of each ``<seg>`` and the line that it starts in."""
-    if _format(path) != ".sgm":
+    if text_format(path) != ".sgm":
         yield from enumerate(read_lines(path), start=1)
         return
     content = b"\n".join(read_lines(path))
@@ -192,11 +189,6 @@ def _segments(path: Path) -> Iterator[tuple[int, bytes]]:
         text = decode(segment[1])
         # What is not UTF-8 goes on as it is, to be rejected like any other line.
         yield line, segment[1] if text is None else " ".join(unescape(text).split()).encode()
-
-
-def _format(path: Path) -> str:
-    """What the name says about the content: the ending before ``.gz``."""
-    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
 
 def _read_tsv(path: Path, config: ParallelTextConfig) -> Iterator[Row]:
@@ -223,26 +215,17 @@ def _read_json(path: Path, config: ParallelTextConfig) -> Iterator[Row]:
     if isinstance(source_key, int) or isinstance(target_key, int):
         raise DataError(f"{path}: the columns of JSON lines are keys, not numbers")
     for number, line in enumerate(read_lines(path), start=1):
-        text = decode(line)
-        if text is None:
-            yield Rejection(str(path), number, "not UTF-8")
+        place = (str(path), number)
+        record = decode_record(line)
+        if isinstance(record, str):
+            yield Rejection(*place, record)
             continue
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            yield Rejection(str(path), number, f"not JSON: {error.msg}")
-            continue
-        except (ValueError, RecursionError):  # a number of thousands of digits, brackets in thousands of brackets
-            yield Rejection(str(path), number, "not JSON that can be read: too large a number or too deep")
-            continue
-        source, target = (record.get(key) if isinstance(record, dict) else None for key in (source_key, target_key))
+        source, target = record.get(source_key), record.get(target_key)
         if isinstance(source, str) and isinstance(target, str):
-            place = (str(path), number)
-            # JSON can spell half a character (an escaped lone surrogate), which no UTF-8 text can hold.
-            is_text = SURROGATE.search(source + target) is None
+            is_text = is_utf8_text(source + target)
             yield _checked(place, place, source, target) if is_text else Rejection(*place, "not UTF-8")
         else:
-            yield Rejection(str(path), number, f"no text under the keys {source_key} and {target_key}")
+            yield Rejection(*place, f"no text under the keys {source_key} and {target_key}")
 
 
 def _from_bytes(source_place: Place, target_place: Place, source: bytes, target: bytes) -> Row:

@@ -1,5 +1,10 @@
 """Feed-forward sub-layers."""
 
-from transformer_architectures.feedforward.feedforward import ActivationName, FeedForwardConfig, FeedForwardSubLayer
+from transformer_architectures.feedforward.feedforward import (
+    ACTIVATIONS,
+    ActivationName,
+    FeedForwardConfig,
+    FeedForwardSubLayer,
+)
 
-__all__ = ["ActivationName", "FeedForwardConfig", "FeedForwardSubLayer"]
+__all__ = ["ACTIVATIONS", "ActivationName", "FeedForwardConfig", "FeedForwardSubLayer"]

@@ -1,8 +1,9 @@
 """Learned absolute positions (Gehring et al. 2017; Devlin et al. 2019)."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from transformer_architectures.errors import UsageError
 
@@ -21,6 +22,20 @@ class LearnedPositions(nn.Module):
             UsageError: there are not so many.
         """
         end = first_position + length
+        self._check(end)
+        return self.weight[first_position:end]
+
+    def look_up(self, position_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length embed_dim"]:
+        """The row of each position, wherever it stands.
+
+        Raises:
+            UsageError: there are not so many.
+        """
+        # On another device looking would wait for it; there it is torch that refuses what is not in the table.
+        if position_ids.device.type == "cpu" and position_ids.numel() and not torch.compiler.is_compiling():
+            self._check(int(position_ids.max()) + 1)
+        return F.embedding(position_ids, self.weight)
+
+    def _check(self, end: int) -> None:
         if end > len(self.weight):
             raise UsageError(f"position {end} is beyond the {len(self.weight)} positions that this model has learned")
-        return self.weight[first_position:end]

@@ -3,8 +3,9 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from transformer_architectures.errors import UsageError
 
@@ -40,9 +41,20 @@ class SinusoidalPositions(nn.Module):
     def forward(self, length: int, first_position: int = 0) -> Float[Tensor, "length embed_dim"]:
         """Rows ``first_position`` to ``first_position + length`` of the table."""
         end = first_position + length
+        self._grow(end)
+        return self.table[first_position:end]
+
+    def look_up(self, position_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length embed_dim"]:
+        """The row of each position, wherever it stands."""
+        if (
+            position_ids.numel() and not torch.compiler.is_compiling()
+        ):  # a compiled model has the table that it was declared with
+            self._grow(int(position_ids.max()) + 1)
+        return F.embedding(position_ids, self.table)
+
+    def _grow(self, end: int) -> None:
         if end > len(self.table):
             # The table outlives the decoding that it grew in: training may use it too.
             with torch.inference_mode(False):
                 longer = sinusoids(max(end, 2 * len(self.table)), self.table.shape[1], self.layout)
                 self.table = longer.to(self.table.device, self.table.dtype)
-        return self.table[first_position:end]

@@ -1,6 +1,7 @@
 """The files of a published checkpoint's folder: ``config.json`` and ``model.safetensors``; nothing else is read, no pickle."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +44,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
+def named_labels(names: Sequence[str]) -> dict[str, Any]:
+    """The keys of ``config.json`` that name a classifier's outputs; none where there are none."""
+    if not names:
+        return {}
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
 def read_weights(path: Path, converter: str) -> dict[str, Tensor]:
     """The content of ``model.safetensors``.
 
@@ -77,7 +85,9 @@ def validated(model: type[Model], content: object, what: str = "") -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ModelFolderError(what + (f"{place}: " if place else "") + first["msg"]) from None
+        raise ModelFolderError(
+            what + (f"{place}: " if place else "") + first["msg"].removeprefix("Value error, ")
+        ) from None
 
 
 __all__ = ["ACTIVATIONS", "CONFIG", "PICKLED_WEIGHTS", "WEIGHTS", "read_config", "read_weights", "validated"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from transformer_architectures.architectures.vit.config import VitModelConfig
 from transformer_architectures.errors import ModelFolderError
-from transformer_architectures.pretrained.published_folder import ACTIVATIONS, validated
+from transformer_architectures.pretrained.published_folder import ACTIVATIONS, named_labels, validated
 from transformer_architectures.pretrained.weight_map import Entry, OnlyRow, Rename, WeightMap, for_each
 
 # What all these models have in common, as a declaration of ours; the rest follows from `config.json`.
@@ -123,11 +123,7 @@ def config_to_transformers(config: VitModelConfig) -> dict[str, Any]:
         "layer_norm_eps": config.layer_norm_eps,
         "qkv_bias": True,
         "pooler_act": "tanh",
-        **(
-            {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-            if labels
-            else {}
-        ),
+        **named_labels(labels),
     }
 
 

@@ -115,11 +115,16 @@ class Tied(Entry):
 
 @dataclass(frozen=True, eq=False)
 class Computed(Entry):
-    """Tables that we compute, without a weight, and that a checkpoint may hold: equal up to rounding."""
+    """Tables that we compute, without a weight, and that a checkpoint may hold: equal up to rounding.
+
+    Attributes:
+        is_written: whether a checkpoint of today holds them; False for what only older ones do.
+    """
 
     ours: tuple[str, ...]  # none
     theirs: tuple[str, ...]
     table: Tensor
+    is_written: bool = True
 
     def to_ours(self, remaining: Remaining) -> Mapping[str, Tensor]:
         for name in self.theirs:
@@ -132,7 +137,7 @@ class Computed(Entry):
         return {}
 
     def to_theirs(self, remaining: Remaining) -> Mapping[str, Tensor]:
-        return dict.fromkeys(self.theirs, self.table)
+        return dict.fromkeys(self.theirs if self.is_written else (), self.table)
 
 
 class WeightMap:

@@ -4,5 +4,14 @@ from transformer_architectures.tokenization.loading import load_tokenizer
 from transformer_architectures.tokenization.marian import MarianTokenizer
 from transformer_architectures.tokenization.protocol import Tokenizer
 from transformer_architectures.tokenization.subword import SubwordTokenizer
+from transformer_architectures.tokenization.wordpiece import EncodedText, EncodedWords, WordPieceTokenizer
 
-__all__ = ["MarianTokenizer", "SubwordTokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = [
+    "EncodedText",
+    "EncodedWords",
+    "MarianTokenizer",
+    "SubwordTokenizer",
+    "Tokenizer",
+    "WordPieceTokenizer",
+    "load_tokenizer",
+]

@@ -7,8 +7,13 @@ from transformer_architectures.errors import ModelFolderError
 from transformer_architectures.tokenization.marian import MarianTokenizer
 from transformer_architectures.tokenization.protocol import Tokenizer
 from transformer_architectures.tokenization.subword import SubwordTokenizer
+from transformer_architectures.tokenization.wordpiece import WordPieceTokenizer
 
-TOKENIZERS: tuple[type[SubwordTokenizer | MarianTokenizer], ...] = (SubwordTokenizer, MarianTokenizer)
+TOKENIZERS: tuple[type[SubwordTokenizer | MarianTokenizer | WordPieceTokenizer], ...] = (
+    SubwordTokenizer,
+    MarianTokenizer,
+    WordPieceTokenizer,
+)
 
 
 def load_tokenizer(folder: Path, files: Collection[str] | None = None) -> Tokenizer:

@@ -12,7 +12,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class TrainingConfig(StrictModel):
     """How a run is trained, watched and kept. Steps are optimizer steps, never micro-batches."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**62)
+    seeds: int = Field(1, ge=1, le=1000, description="runs, with seed, seed + 1, ...")
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; torch's own choice unless given")

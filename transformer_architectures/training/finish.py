@@ -4,7 +4,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,16 @@ VERSIONS_OF = ("transformer-architectures", "torch", "numpy", "torchvision", "pi
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run leaves: its model folder, the contents of `results.json`, sample outputs, and the task's pictures and tables."""
+    """What a run leaves: its model folder, the contents of `results.json`, sample outputs, and the task's pictures and tables.
+
+    A run that was finished before (not ``is_new``) has only the first two.
+    """
 
     model_folder: Path
     results: dict[str, Any]
-    samples: list[dict[str, str]]
-    artifacts: Mapping[str, Artifact]
+    samples: list[dict[str, str]] = field(default_factory=list)
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    is_new: bool = True
 
 
 def finish(fit: Fit, run_folder: Path) -> FinishedRun:

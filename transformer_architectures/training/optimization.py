@@ -10,25 +10,31 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from transformer_architectures.positions import GridPositions, LearnedPositions
 from transformer_architectures.training.config import TrainingConfig
 
 
 def build_optimizer(
     model: nn.Module, config: TrainingConfig, learning_rate_scale: Callable[[str], float] = lambda name: 1.0
 ) -> AdamW:
-    """AdamW (Loshchilov & Hutter 2019), decaying matrices only: biases and norms have no scale to shrink.
+    """AdamW (Loshchilov & Hutter 2019), decaying matrices only (see `decayed_parameters`).
 
     Args:
         learning_rate_scale: of a parameter's name; the learning rate of the config is multiplied by it.
     """
-    scaled = [(learning_rate_scale(name), p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = decayed_parameters(model)
+    scaled = [(learning_rate_scale(name), name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = []
-    for scale in sorted({scale for scale, _ in scaled}, reverse=True):  # the first group's learning rate is logged
-        parameters = [parameter for own_scale, parameter in scaled if own_scale == scale]
+    for scale in sorted({scale for scale, _, _ in scaled}, reverse=True):  # the first group's learning rate is logged
+        parameters = [(name, parameter) for own_scale, name, parameter in scaled if own_scale == scale]
         of_both = {"lr": config.learning_rate * scale}
         groups += [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay, **of_both},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0, **of_both},
+            {
+                "params": [p for name, p in parameters if name in decayed],
+                "weight_decay": config.weight_decay,
+                **of_both,
+            },
+            {"params": [p for name, p in parameters if name not in decayed], "weight_decay": 0.0, **of_both},
         ]
     return AdamW(
         [group for group in groups if group["params"]],
@@ -37,6 +43,20 @@ def build_optimizer(
         eps=config.adam_eps,
         fused=True,
     )
+
+
+def decayed_parameters(model: nn.Module) -> set[str]:
+    """Names of the weights that multiply what they are given, or look it up (tokens), tied ones under their first name.
+
+    Not decayed is what is only added: biases, norms, tables of positions, tokens that are learned (class token, registers).
+    """
+    return {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, module in model.named_modules()
+        if not isinstance(module, (LearnedPositions, GridPositions))
+        for name, parameter in module.named_parameters(recurse=False)
+        if name == "weight" and parameter.dim() >= 2
+    }
 
 
 def schedule_factor(config: TrainingConfig) -> Callable[[int], float]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from transformer_architectures.config import fingerprint
 from transformer_architectures.errors import CheckpointError
+from transformer_architectures.model_folder import RESULTS, open_model_folder
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed import Ranks, process_group
 from transformer_architectures.training.finish import FinishedRun, finish
@@ -48,8 +49,7 @@ def run_training(
     build: Build,
     resume: str | None = None,
 ) -> FinishedRun | None:
-    """Trains to the end and leaves the model folder; None where a finished run left nothing to do (it says so), and on all
-    ranks but the first.
+    """Trains to the end and leaves the model folder, or finds (and says so) that this has been done; None on all ranks but the first.
 
     Args:
         architecture: names the checkpoint folder and, unless the config says otherwise, the experiment.
@@ -69,9 +69,11 @@ def run_training(
             start = find_start(resume, root, architecture, fingerprint(sections))
         start = ranks.agree(start)
         if is_finished(start, config):
-            if ranks.is_main and start.folder is not None:
-                print(f"This run is finished, there is nothing left to train. Model folder: {start.folder.model_dir}")
-            return None
+            if not ranks.is_main or start.folder is None:
+                return None
+            model_folder = start.folder.model_dir
+            print(f"This run is finished, there is nothing left to train. Model folder: {model_folder}")
+            return FinishedRun(model_folder, open_model_folder(model_folder).json(RESULTS), is_new=False)
         with tracked_run(architecture, sections, config, start, ranks) as (tracker, folder):
             started = time.perf_counter()
             task, data = build(RunContext(precision, ranks, folder.path))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, Field, model_validator
 
 from transformer_architectures.attention import AttentionConfig
-from transformer_architectures.config import StrictModel
+from transformer_architectures.config import OptionalPath, StrictModel
 from transformer_architectures.feedforward import ActivationName, FeedForwardConfig
 from transformer_architectures.normalization import NormConfig
 from transformer_architectures.positions import SinusoidLayout
@@ -46,7 +46,7 @@ class VanillaModelConfig(StrictModel):
     bos_id: int = Field(1, ge=0)
     eos_id: int = Field(2, ge=0)
     decoder_start_id: int | None = Field(None, ge=0, description="first decoder input; bos_id unless given")
-    pretrained: str = ""
+    pretrained: OptionalPath = ""
 
     @model_validator(mode="after")
     def parts_fit_together(self) -> "VanillaModelConfig":

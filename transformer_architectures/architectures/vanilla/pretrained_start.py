@@ -9,8 +9,9 @@ from torch import Tensor
 from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
 from transformer_architectures.architectures.vanilla.transformer import Transformer
 from transformer_architectures.architectures.vanilla.translator import Translator
-from transformer_architectures.errors import ConfigError, ModelFolderError
+from transformer_architectures.errors import ConfigError
 from transformer_architectures.model_folder import MANIFEST, open_model_folder
+from transformer_architectures.pretrained.loading import load_weights
 from transformer_architectures.pretrained.marian import is_marian_folder, read_marian_folder
 from transformer_architectures.pretrained.merged_config import merged_config
 from transformer_architectures.tokenization import Tokenizer
@@ -79,10 +80,7 @@ def _from_marian(config: VanillaModelConfig, path: Path) -> PretrainedStart:
 
 def _model(config: VanillaModelConfig, weights: Mapping[str, Tensor], path: Path) -> Transformer:
     model = Transformer(config)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:  # of another shape than config.json says
-        raise ModelFolderError(f"{path}: {' '.join(str(error).split())}") from None
+    load_weights(model, weights, path)
     return model
 
 

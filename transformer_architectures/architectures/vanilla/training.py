@@ -30,7 +30,7 @@ from transformer_architectures.metrics import translation_scores, translation_si
 from transformer_architectures.training.command import run_command
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.cross_entropy import linear_cross_entropy
-from transformer_architectures.training.finish import report
+from transformer_architectures.training.finish import FinishedRun, report
 from transformer_architectures.training.run import RunContext, run_training
 from transformer_architectures.training.task import Artifact, Scores
 
@@ -173,8 +173,8 @@ def _part(name: str) -> Part:
     return "test" if name == "test" else "validation"
 
 
-def train(config_path: str, overrides: list[str], resume: str | None) -> int:
-    """Trains what a config describes, prints the result, returns the exit code."""
+def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun | None:
+    """Trains what a config describes, and prints the result; None on all ranks but the first."""
     sections = load_sections(config_path, SECTIONS, overrides)
     model_config, data_config = sections.of(VanillaModelConfig), sections.of(VanillaDataConfig)
     training_config = sections.of(VanillaTrainingConfig)
@@ -206,10 +206,10 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> int:
         return TranslationTask(model_config, training_config, data, context, pretrained), data
 
     finished = run_training("vanilla", sections, training_config, build, resume)
-    if finished is not None:
+    if finished is not None and finished.is_new:
         write_lines(report(finished))
         write_lines(["translate     " + tarch("predict", os.path.relpath(finished.model_folder), "--input", "FILE")])
-    return 0
+    return finished
 
 
 if __name__ == "__main__":

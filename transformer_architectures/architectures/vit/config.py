@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from transformer_architectures.attention import AttentionConfig
-from transformer_architectures.config import StrictModel
+from transformer_architectures.config import OptionalPath, StrictModel
 from transformer_architectures.feedforward import ActivationName, FeedForwardConfig
 from transformer_architectures.normalization import NormConfig
 from transformer_architectures.positions import Grid
@@ -50,7 +50,7 @@ class VitModelConfig(StrictModel):
     layer_norm_eps: float = Field(1e-6, gt=0)
     activation: ActivationName = "gelu"
     attention_backend: Literal["auto", "math", "sdpa"] = "auto"
-    pretrained: str = ""
+    pretrained: OptionalPath = ""
 
     @field_validator("image_size")
     @classmethod

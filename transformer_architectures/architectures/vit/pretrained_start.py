@@ -13,8 +13,9 @@ from transformer_architectures.architectures.vit.classifier import PictureClassi
 from transformer_architectures.architectures.vit.config import VitModelConfig
 from transformer_architectures.architectures.vit.transformer import VisionTransformerForImageClassification
 from transformer_architectures.datasets.picture_check import ColorStatistics
-from transformer_architectures.errors import ConfigError, ModelFolderError
+from transformer_architectures.errors import ConfigError
 from transformer_architectures.model_folder import MANIFEST, open_model_folder
+from transformer_architectures.pretrained.loading import load_weights
 from transformer_architectures.pretrained.merged_config import merged_config
 from transformer_architectures.pretrained.vit import is_vit_folder, read_vit_folder
 
@@ -50,16 +51,9 @@ class PretrainedStart:
     def build_model(self, classes: Sequence[str]) -> VisionTransformerForImageClassification:
         """The model for these classes and the pictures of `model_config`; a head of other classes is drawn anew."""
         keeps_head = tuple(classes) == tuple(self.classes)
-        kept = {name: tensor for name, tensor in self.weights.items() if keeps_head or not name.startswith("head.")}
         as_found = {"image_size": self.found.image_size, "num_labels": len(classes)}
         model = VisionTransformerForImageClassification(self.model_config.model_copy(update=as_found))
-        try:
-            missing, unexpected = model.load_state_dict(kept, strict=False)
-        except RuntimeError as error:  # of another shape than config.json says
-            raise ModelFolderError(f"{self.model_config.pretrained}: {' '.join(str(error).split())}") from None
-        wrong = [*unexpected, *(name for name in missing if keeps_head or not name.startswith("head."))]
-        if wrong:
-            raise ModelFolderError(f"{self.model_config.pretrained}: weights do not fit config.json: {wrong[0]}")
+        load_weights(model, self.weights, self.model_config.pretrained, new_parts=() if keeps_head else {"head"})
         if not keeps_head:
             print("the classes are not those of the pretrained head: it starts anew", file=sys.stderr)
         model.convert_image_size(*self.model_config.height_and_width)

@@ -265,8 +265,8 @@ def pixel_baseline_line(data: TransformerDataModule) -> str:
     return "logistic regression on the pixels: " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
 
 
-def train(config_path: str, overrides: list[str], resume: str | None) -> int:
-    """Trains what a config describes, prints the result, returns the exit code."""
+def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun | None:
+    """Trains what a config describes, and prints the result; None on all ranks but the first."""
     sections = load_sections(config_path, SECTIONS, overrides)
     model_config, data_config = sections.of(VitModelConfig), sections.of(VitDataConfig)
     training_config = sections.of(VitTrainingConfig)
@@ -291,13 +291,13 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> int:
 
     data_modules: list[TransformerDataModule] = []
     finished = run_training("vit", sections, training_config, build, resume)
-    if finished is not None:
+    if finished is not None and finished.is_new:
         write_lines(report(finished))
         write_lines(class_lines(finished))
         if data_config.train.digits is not None:
             write_lines([pixel_baseline_line(data_modules[0])])
         write_lines(["label         " + tarch("predict", os.path.relpath(finished.model_folder), "IMAGE...")])
-    return 0
+    return finished
 
 
 if __name__ == "__main__":

@@ -1,0 +1,35 @@
+"""Tiny models with tokenizers, for tests of what is built on them."""
+
+from transformer_architectures.architectures.bert.config import BertModelConfig
+from transformer_architectures.architectures.bert.mask_filler import MaskFiller, MaskFillerSettings
+from transformer_architectures.architectures.bert.tagger import Tagger, TaggerSettings
+from transformer_architectures.architectures.bert.text_classifier import TextClassifier, TextClassifierSettings
+from transformer_architectures.tokenization import WordPieceTokenizer
+
+WORDS = "the house stands by a river under old trees and nobody knows who built it so long ago".split()
+TEXTS = [" ".join(WORDS[start : start + 6]) for start in range(len(WORDS) - 6)]
+TAGS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
+
+
+def tokenizer() -> WordPieceTokenizer:
+    return WordPieceTokenizer.train(TEXTS * 20, 120)
+
+
+def config(num_labels: int = 0, **changes: object) -> BertModelConfig:
+    sizes = {"vocab_size": tokenizer().vocab_size, "embed_dim": 16, "num_heads": 2, "ff_dim": 32, "num_layers": 2}
+    return BertModelConfig.model_validate({**sizes, "max_positions": 32, "num_labels": num_labels, **changes})
+
+
+def classifier(multi_label: bool = False, pooling: str = "mean") -> TextClassifier:
+    classes = ("bad", "good", "so so")
+    settings = TextClassifierSettings(max_length=12, stride=5, multi_label=multi_label)
+    return TextClassifier(TextClassifier.build(config(3, pooling=pooling)), tokenizer(), settings, classes)
+
+
+def tagger(are_entities: bool = True) -> Tagger:
+    settings = TaggerSettings(max_length=12, stride=5, are_entities=are_entities)
+    return Tagger(Tagger.build(config(len(TAGS))), tokenizer(), settings, TAGS)
+
+
+def filler() -> MaskFiller:
+    return MaskFiller(MaskFiller.build(config()), tokenizer(), MaskFillerSettings(max_length=12, stride=5))

@@ -1,0 +1,108 @@
+"""Several seeds of one configuration: trained one after the other, summed up, the best one's model folder written last."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from transformer_architectures.durable_files import replace_json
+from transformer_architectures.errors import ConfigError, TransformerArchitecturesError, UsageError
+from transformer_architectures.model_folder import seal
+from transformer_architectures.training.finish import FinishedRun
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One seed's run: what it left, or why it failed."""
+
+    seed: int
+    finished: FinishedRun | None
+    error: str | None = None
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """On test; on validation where there is no test part."""
+        assert self.finished is not None
+        results = self.finished.results
+        scores: Mapping[str, float] = results["test"] or results["validation"]
+        return scores
+
+    @property
+    def main_validation_score(self) -> float:
+        """By which seeds are compared."""
+        assert self.finished is not None
+        return float(next(iter(self.finished.results["validation"].values())))
+
+
+def train_seeds(seeds: Sequence[int], train: Callable[[int], FinishedRun | None]) -> list[SeedRun]:
+    """Trains each seed; one that fails is noted and the others go on, but wrong usage ends all.
+
+    Returns:
+        A run for each seed; none on all ranks but the first.
+    """
+    runs: list[SeedRun] = []
+    for seed in seeds:
+        print(f"seed {seed} ({len(runs) + 1} of {len(seeds)})", file=sys.stderr)
+        try:
+            finished = train(seed)
+        except (ConfigError, UsageError):
+            raise
+        except TransformerArchitecturesError as error:
+            reason = " ".join(str(error).split())
+            print(f"seed {seed} failed: {reason}", file=sys.stderr)
+            runs.append(SeedRun(seed, None, reason))
+        else:
+            runs += [] if finished is None else [SeedRun(seed, finished)]
+    return runs
+
+
+def write_summary(runs: Iterable[SeedRun]) -> Iterator[str]:
+    """Writes ``summary.json`` into the model folder of the seed that was best on validation, and says line by line what is in it.
+
+    Raises:
+        TransformerArchitecturesError: every seed failed.
+    """
+    runs = list(runs)
+    whole = [run for run in runs if run.finished is not None]
+    if not whole:
+        raise TransformerArchitecturesError(f"all {len(runs)} seeds failed: {runs[-1].error}")
+    best = max(whole, key=lambda run: run.main_validation_score)
+    assert best.finished is not None
+    scores = {name: [run.scores[name] for run in whole] for name in best.scores}
+    part = "validation" if best.finished.results["test"] is None else "test"
+    summary = {
+        "task": best.finished.results["task"],
+        "part": part,
+        "mean": {name: fmean(values) for name, values in scores.items()},
+        "deviation": {name: deviation(values) for name, values in scores.items()},
+        "best_seed": best.seed,
+        "failed": len(runs) - len(whole),
+        "runs": [_row(run) for run in runs],
+    }
+    folder = best.finished.model_folder
+    replace_json(folder / SUMMARY, summary)
+    seal(folder)
+    yield f"\n{summary['task']}: {part} scores of {len(whole)} seeds, mean ± standard deviation"
+    for name, values in scores.items():
+        yield f"  {name:<12} {fmean(values):8.4g} ± {deviation(values):.2g}    " + "  ".join(f"{v:.4g}" for v in values)
+    yield f"  {summary['failed']} failed; best on validation: seed {best.seed}"
+    yield f"\nmodel folder  {folder}"
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The sample's standard deviation; 0 of a single value."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def _row(run: SeedRun) -> dict[str, Any]:
+    if run.finished is None:
+        return {"seed": run.seed, "error": run.error}
+    results = run.finished.results
+    run_folder = run.finished.model_folder.parent.name
+    return {"seed": run.seed, "run": run_folder, "validation": results["validation"], "test": results["test"]}
+
+
+__all__ = ["SeedRun", "train_seeds", "write_summary"]

@@ -1,0 +1,118 @@
+"""A suite: several configs that one command trains one after the other, some from the model that an earlier one left."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from pydantic import Field, model_validator
+
+from transformer_architectures.config import StrictModel, load_config
+from transformer_architectures.config.yaml_reader import read_yaml
+from transformer_architectures.errors import ConfigError, UsageError
+from transformer_architectures.training.seeds import SeedRun, deviation
+
+SECTION = "Suite"
+
+
+class SuiteRun(StrictModel):
+    """One training of a suite."""
+
+    name: str = Field(min_length=1, description="of the run, unless Training.run_name is given")
+    config: str = Field(description="a file beside the suite's")
+    pretrained: str | None = Field(None, description="name of the earlier run whose model this one starts from")
+
+
+class SuiteConfig(StrictModel):
+    """The `Suite:` section: what is trained, in this order."""
+
+    runs: list[SuiteRun] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def names_fit(self) -> "SuiteConfig":
+        earlier: set[str] = set()
+        for run in self.runs:
+            if run.name in earlier:
+                raise ValueError(f"two runs are called {run.name}")
+            if run.pretrained is not None and run.pretrained not in earlier:
+                raise ValueError(f"{run.name}: there is no earlier run {run.pretrained} to start from")
+            earlier.add(run.name)
+        return self
+
+
+def suite_of(path: str | Path) -> SuiteConfig | None:
+    """The suite that a config file describes; None where it describes one training.
+
+    Raises:
+        ConfigError: it is not a right one. Beside `Suite:` there is only ``Model.architecture``.
+    """
+    # As it stands: variables of a config that is no suite may be unset, and overridden.
+    document = read_yaml(path)
+    if not isinstance(document, dict) or SECTION not in document:
+        return None
+    model = document.get("Model") or {}
+    if others := [
+        *(name for name in document if name not in (SECTION, "Model")),
+        *(f"Model.{key}" for key in model if key != "architecture"),
+    ]:
+        raise ConfigError(f"{path}: {others[0]} belongs into the configs that the suite names")
+    return load_config(path, SECTION, SuiteConfig)
+
+
+def train_suite(
+    suite: SuiteConfig, folder: Path, train: Callable[[str, list[str]], Sequence[SeedRun]]
+) -> dict[str, list[SeedRun]]:
+    """Trains all runs; returns them by name.
+
+    Args:
+        folder: where the configs lie.
+        train: trains a config with these overrides, each of its seeds.
+
+    Raises:
+        UsageError: this is not the first of several processes: only that one knows the models.
+    """
+    found: dict[str, list[SeedRun]] = {}
+    for number, run in enumerate(suite.runs, start=1):
+        print(f"{run.name} ({number} of {len(suite.runs)})", file=sys.stderr)
+        # Said for all: a config may read the folder from an environment variable, and a control must not.
+        start = "" if run.pretrained is None else best_folder(found[run.pretrained])
+        overrides = [f"Training.run_name={run.name}", f"Model.pretrained={start}"]
+        found[run.name] = list(train(str(folder / run.config), overrides))
+    return found
+
+
+def best_folder(runs: Sequence[SeedRun]) -> Path:
+    """The model folder of the seed that was best on validation."""
+    whole = [run for run in runs if run.finished is not None]
+    if not whole:
+        raise UsageError("a suite is trained by one process")
+    finished = max(whole, key=lambda run: run.main_validation_score).finished
+    assert finished is not None
+    return finished.model_folder
+
+
+def compare(suite: SuiteConfig, found: Mapping[str, Sequence[SeedRun]]) -> Iterator[str]:
+    """The scores of all runs beside the trivial baseline's, and where their models are, line by line."""
+    whole = {name: [run for run in runs if run.finished is not None] for name, runs in found.items()}
+    for config in dict.fromkeys(run.config for run in suite.runs):
+        names = [run.name for run in suite.runs if run.config == config and whole[run.name]]
+        if not names:
+            continue
+        first = whole[names[0]][0]
+        assert first.finished is not None
+        yield f"\n{first.finished.results['task']} ({config})"
+        yield f"  {'':<24}" + "".join(f"{score:>18}" for score in first.scores)
+        baseline = first.finished.results["baseline"]
+        yield f"  {'baseline':<24}" + "".join(f"{baseline[score]:18.4g}" for score in first.scores)
+        for name in names:
+            values = [[run.scores[score] for run in whole[name]] for score in first.scores]
+            yield f"  {name:<24}" + "".join(f"{_shown(of_score):>18}" for of_score in values)
+    yield ""
+    yield from (f"model folder  {best_folder(runs)}" for runs in whole.values() if runs)
+
+
+def _shown(values: Sequence[float]) -> str:
+    return f"{fmean(values):.4g}" + (f" ± {deviation(values):.2g}" if len(values) > 1 else "")
+
+
+__all__ = ["SuiteConfig", "SuiteRun", "compare", "suite_of", "train_suite"]
