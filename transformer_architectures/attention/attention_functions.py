@@ -54,8 +54,8 @@ class ScaledDotProductAttention(nn.Module):
     """
 
     # On a CPU the fused kernel pays off only above so many scores per head: see the table named in the module's docstring. In
-    # bf16 its backward pass is slow: up to 577 tokens the mathematics was twice as fast.
-    LARGEST_MATH_SCORES = {torch.float32: 48 * 48, torch.bfloat16: 512 * 512}
+    # bf16 it is slow up to 512 positions, most of all backward.
+    LARGEST_MATH_SCORES = {torch.float32: 96 * 96, torch.bfloat16: 512 * 512}
 
     def __init__(self, dropout: float = 0.0, backend: Backend = "auto", scale: float | None = None) -> None:
         super().__init__()
