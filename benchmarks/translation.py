@@ -9,57 +9,17 @@ make bench-env
 .bench/bin/python -m benchmarks.translation table
 """
 
-import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 from benchmarks import training_speed
-
-RESULTS = Path("benchmarks/results")
-OURS = "transformer_architectures"
-
-
-def rows_of(name: str) -> list[dict[str, Any]]:
-    path = RESULTS / name
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+from benchmarks.tables import OURS, RESULTS, rows_of, speed_tables
 
 
 def training_tables() -> list[str]:
-    """The last measurement of each cell; systems are compared on the same batches only, each compiled or not as is best for it."""
-    cells = {(row["batches"], row["size"], row["precision"]): row for row in rows_of("training_speed.jsonl")}
-    lines = ["## Training, tokens per second that are not padding", ""]
-    for batches in dict.fromkeys(key[0] for key in cells):
-        rows = {key[1:]: row["systems"] for key, row in cells.items() if key[0] == batches}
-        names = list(dict.fromkeys(name for systems in rows.values() for name in systems))
-        lines += [f"### {batches}", "", "| size | precision | " + " | ".join(names) + " |"]
-        lines.append("|---|---|" + "---:|" * len(names))
-        for (size, precision), systems in rows.items():
-            speeds = [f"{systems[name]['tokens_per_second']:,.0f}" if name in systems else "failed" for name in names]
-            lines.append(f"| {size} | {precision} | " + " | ".join(speeds) + " |")
-        lines += ["", *ratios(rows), ""]
-    lines += [f"- {place}" for place in dict.fromkeys(row["environment"] for row in cells.values())]
-    return lines
-
-
-def ratios(rows: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
-    """Ours against the best peer: at equal precision, and our best against what peers' users run (fp32, not compiled)."""
-    lines = []
-    for size in dict.fromkeys(size for size, _ in rows):
-        ours_best = 0.0
-        for precision in (precision for other, precision in rows if other == size):
-            speeds = {name: found["tokens_per_second"] for name, found in rows[size, precision].items()}
-            ours = max((name for name in speeds if name.startswith(OURS)), key=speeds.__getitem__)
-            peer = max((name for name in speeds if not name.startswith(OURS)), key=speeds.__getitem__)
-            ours_best = max(ours_best, speeds[ours])
-            lines.append(f"- {size}, both {precision}: {speeds[ours] / speeds[peer]:.2f} x ({ours} against {peer})")
-        plain = {name: found["tokens_per_second"] for name, found in rows[size, "fp32"].items()}
-        as_run = max(speed for name, speed in plain.items() if not name.startswith(OURS) and "compiled" not in name)
-        lines.append(
-            f"- {size}: our best is {ours_best / as_run:.2f} x the best peer as its users run it (fp32, not compiled)"
-        )
-    return lines
+    """Systems are compared on the same batches only, each compiled or not as is best for it."""
+    tables = speed_tables(rows_of("training_speed.jsonl"), section="batches", speed="tokens_per_second")
+    return ["## Training, tokens per second that are not padding", "", *tables]
 
 
 def decoding_table() -> list[str]:

@@ -217,6 +217,71 @@ def test_pictures_killed_at_random_moments(seed: int, picture_runs: PictureRuns)
     check_equal(picture_runs, "killed")
 
 
+class TextRuns(Runs):
+    """The same with a few documents: packed and masked by two processes."""
+
+    architecture = "bert"
+
+    def write_data(self, folder: Path) -> None:
+        draw = random.Random(folder.name)
+        words = ["".join(draw.choices(SYLLABLES, k=draw.randint(1, 4))) for _ in range(60)]
+        lines = [" ".join(draw.choices(words, k=draw.randint(1, 12))) for _ in range(200)]
+        (folder / "documents.txt").write_text("".join(f"{line}.\n" + "\n" * (draw.random() < 0.3) for line in lines))
+
+
+TEXTS = """
+Model: {vocab_size: 120, embed_dim: 16, num_heads: 2, ff_dim: 32, num_layers: 2, max_positions: 32}
+Training:
+  seed: 5
+  num_threads: 1
+  max_steps: 40
+  batch_tokens: 150
+  accumulation_steps: 2
+  learning_rate: 0.01
+  schedule: linear
+  warmup_steps: 10
+  weight_decay: 0.01
+  ema_decay: 0.9
+  validation_interval: 9
+  checkpoint_interval: 7
+  keep_checkpoints: 5
+  log_interval: 5
+  checkpoint_root: ${CHECKPOINT_ROOT}
+Data:
+  train: {documents: {files: [DOCUMENTS]}}
+  validation_fraction: 0.2
+  max_length: 24
+  masking: {rate: 0.2, whole_words: true}
+  num_workers: 2
+  cache_dir: CACHE
+"""
+
+
+@pytest.fixture(scope="module")
+def text_runs(tmp_path_factory: pytest.TempPathFactory) -> TextRuns:
+    folder = tmp_path_factory.mktemp("texts")
+    runs = TextRuns(folder, TEXTS.replace("DOCUMENTS", str(folder / "documents.txt")))
+    runs.finish("undisturbed")
+    return runs
+
+
+def test_texts_stopped_by_a_signal(seed: int, text_runs: TextRuns) -> None:
+    process = text_runs.stop("stopped", signal.SIGTERM)
+    assert process.wait() == 143
+    text_runs.finish("stopped")
+    check_equal(text_runs, "stopped")
+
+
+@pytest.mark.slow
+def test_texts_killed_at_random_moments(seed: int, text_runs: TextRuns) -> None:
+    codes = []
+    while len(codes) < 3 and 0 not in codes:
+        codes.append(text_runs.stop("killed", signal.SIGKILL, longest_wait=0.3).wait())
+    assert codes[0] == -signal.SIGKILL and set(codes) <= {0, -signal.SIGKILL}
+    text_runs.finish("killed")
+    check_equal(text_runs, "killed")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("resume"), CONFIG)

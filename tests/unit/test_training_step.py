@@ -403,6 +403,13 @@ def test_epochs_and_positions() -> None:
     assert RunState.from_dict(state.as_dict()) == state
 
 
+def test_the_share_of_time_without_a_batch() -> None:
+    state = RunState()
+    for seconds, waiting_seconds in ((1.0, 0.75), (3.0, 0.25)):
+        state.count(REPORT, 1, 5, seconds, waiting_seconds)
+    assert state.interval.metrics(0.1, "tokens")["train/data_wait_share"] == pytest.approx(0.25)
+
+
 def test_checkpoints_and_validations_by_epoch() -> None:
     assert travel(config(max_steps=None, max_epochs=2, accumulation_steps=2), 3) == [
         (1, False, None),

@@ -93,11 +93,11 @@ class Fit:
             self.settle(progress)  # a run that was stopped while it scored has that still to do
             started = time.perf_counter()
             while not state.is_done(config):
-                for micro_batches in self.groups(state.epoch, state.batch_in_epoch):
+                for micro_batches, waited in self.groups(state.epoch, state.batch_in_epoch):
                     report = self.step(micro_batches)
                     now = time.perf_counter()
                     batches_per_epoch = self.data.batches_per_epoch(state.epoch)
-                    state.count(report, len(micro_batches), batches_per_epoch, seconds=now - started)
+                    state.count(report, len(micro_batches), batches_per_epoch, now - started, waited)
                     state.seconds, started = now - self.started, now
 
                     progress.advance(state.global_step)
@@ -120,11 +120,14 @@ class Fit:
         steps_per_epoch = -(-self.data.batches_per_epoch(0) // self.config.accumulation_steps)
         return min(self.config.max_epochs * steps_per_epoch, self.config.max_steps or sys.maxsize)
 
-    def groups(self, epoch: int, start_batch: int) -> Iterator[list[Batch]]:
-        """The micro-batches of each optimizer step; the last group of an epoch may be smaller."""
+    def groups(self, epoch: int, start_batch: int) -> Iterator[tuple[list[Batch], float]]:
+        """The micro-batches of each optimizer step, and the seconds until they were there; the last group of an epoch may be
+        smaller."""
+        asked = time.perf_counter()
         batches = iter(self.data.train_dataloader(epoch=epoch, start_batch=start_batch))
         while group := list(islice(batches, self.config.accumulation_steps)):
-            yield group
+            yield group, time.perf_counter() - asked
+            asked = time.perf_counter()
 
     def settle(self, progress: ProgressReport) -> bool:
         """Scores and saves where this step asks for it and it has not been done; whether there was anything to do."""

@@ -20,8 +20,9 @@ class Interval:
     grad_norm: float = 0.0
     steps: int = 0
     seconds: float = 0.0
+    waiting_seconds: float = 0.0
 
-    def add(self, report: StepReport, seconds: float) -> None:
+    def add(self, report: StepReport, seconds: float, waiting_seconds: float) -> None:
         """Counts one step."""
         self.loss += report.loss * report.num_labels
         self.num_labels += report.num_labels
@@ -30,15 +31,17 @@ class Interval:
         self.grad_norm += report.grad_norm
         self.steps += 1
         self.seconds += seconds
+        self.waiting_seconds += waiting_seconds
 
     def metrics(self, learning_rate: float, unit: str) -> dict[str, float]:
-        """Means over the interval; throughput does not count padding."""
+        """Means over the interval; throughput does not count padding, and data wait is the share of time that had no batch."""
         return {
             "train/loss": self.loss / self.num_labels,
             "train/grad_norm": self.grad_norm / self.steps,
             "train/learning_rate": learning_rate,
             f"train/{unit}_per_second": self.num_tokens / self.seconds,
             "train/padding_share": 1 - self.num_tokens / self.num_positions,
+            "train/data_wait_share": self.waiting_seconds / self.seconds,
         }
 
 
@@ -83,9 +86,16 @@ class RunState:
         """Plain values for the checkpoint."""
         return asdict(self)
 
-    def count(self, report: StepReport, micro_batches: int, batches_per_epoch: int, seconds: float) -> None:
+    def count(
+        self,
+        report: StepReport,
+        micro_batches: int,
+        batches_per_epoch: int,
+        seconds: float,
+        waiting_seconds: float = 0.0,
+    ) -> None:
         """One optimizer step is done; after the last batch of an epoch the position is the start of the next."""
-        self.interval.add(report, seconds)
+        self.interval.add(report, seconds, waiting_seconds)
         self.training_seconds += seconds
         self.global_step += 1
         self.num_tokens += report.num_tokens
