@@ -109,6 +109,7 @@ def measure(size: Size, dtype: torch.dtype, work: Work, names: list[str], rounds
         found[name] = {"parameters": parameters, "loss_after_warm_up": systems[name]()}
     for name, seconds in median_seconds_in_turn(systems, rounds).items():
         found[name] |= {"tokens_per_second": num_tokens / seconds, "loss_at_end": systems[name]()}
+        assert found[name]["loss_at_end"] < found[name]["loss_after_warm_up"], f"{name} does not learn"
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.translation import processor
+from benchmarks.environment import processor
 from transformer_architectures.architectures.vit.transformer import PatchEmbedding
 
 # Pictures, pixels of a side, pixels of a patch, width.

@@ -66,7 +66,7 @@ def batches(data: TransformerDataModule) -> Iterator[LabeledBatch]:
 
 
 def images_per_second(data: TransformerDataModule, count: int) -> float:
-    """Of the loader alone, its start not counted."""
+    """Of the loader alone. Its first start is not counted; workers that an epoch ends start again for the next, and that is."""
     loader = batches(data)
     for _ in range(WARM_UP_BATCHES):
         next(loader)

@@ -43,7 +43,8 @@ def speed_tables(rows: list[Row], section: str, speed: str) -> list[str]:
             shown = [f"{speeds[name]:,.0f}" if name in speeds else "failed" for name in names]
             lines.append(f"| {size} | {precision} | " + " | ".join(shown) + " |")
         lines += ["", *ratios(systems), ""]
-    return lines + [f"- {place}" for place in dict.fromkeys(row["environment"] for row in cells.values())]
+    measured = dict.fromkeys(f"{row['environment']}, {row['rounds']} rounds" for row in cells.values())
+    return lines + [f"- {place}" for place in measured]
 
 
 def ratios(systems: dict[tuple[str, str], dict[str, float]]) -> list[str]:

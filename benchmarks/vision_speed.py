@@ -80,6 +80,8 @@ def measure(size: Size, mode: str, dtype: torch.dtype, names: list[str], rounds:
     for name, seconds in median_seconds_in_turn(systems, rounds).items():
         found[name]["images_per_second"] = size.batch * len(work) / seconds
         found[name]["loss_at_end"] = systems[name]()
+        if mode == "Training":
+            assert found[name]["loss_at_end"] < found[name]["loss_after_warm_up"], f"{name} does not learn"
     return found
 
 

@@ -1,7 +1,7 @@
 """The picture classifiers that are compared, each built as its users build it: ``build(size) -> model from pictures to logits``.
 
 All are the Vision Transformer of Dosovitskiy et al. 2021 with a class token, learned positions and exact GELU, without dropout.
-`vit-pytorch` has two norms around its patch projection and no biases on query, key and value: half a percent more or fewer parameters.
+`vit-pytorch` has two norms around its patch projection and no biases on query, key and value: a tenth of a percent fewer parameters.
 """
 
 from collections.abc import Callable

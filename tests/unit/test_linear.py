@@ -52,8 +52,10 @@ def test_the_rule_is_used(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("inputs_dtype", [torch.float32, torch.bfloat16])
-def test_bf16_without_gradient(seed: int, inputs_dtype: torch.dtype) -> None:
-    """Under autocast and without it as `F.linear` does it; what it refuses is refused."""
+def test_bf16_without_gradient(seed: int, inputs_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast and without it as `F.linear` does it, but by oneDNN's operator where there is one; what it refuses is refused."""
+    used, onednn = [], module._onednn
+    monkeypatch.setattr(module, "_onednn", lambda *tensors: used.append(1) or onednn(*tensors))
     layer, inputs = Linear(256, 512), torch.randn(64, 256).to(inputs_dtype)
     with torch.no_grad():
         exact = F.linear(inputs.double(), layer.weight.double(), layer.bias.double())
@@ -64,6 +66,7 @@ def test_bf16_without_gradient(seed: int, inputs_dtype: torch.dtype) -> None:
             with pytest.raises(RuntimeError, match="dtype"):
                 layer(inputs)
             found.append(layer.to(torch.bfloat16)(inputs))
+    assert len(used) == (len(found) if module._HAS_ONEDNN else 0)
     for output in found:
         assert output.dtype == torch.bfloat16
         torch.testing.assert_close(output.double(), exact, rtol=0.02, atol=0.02)

@@ -129,7 +129,9 @@ def test_a_change_of_any_file_changes_the_digest(folder: Path) -> None:
     (folder / "below" / "new.png").write_bytes(b"")
     digests.append(files_digest(folder))
     digests.append(files_digest(folder / "text.jpg"))
-    assert len(set(digests)) == 5
+    (folder / "below" / "nowhere.png").symlink_to(folder / "nothing")
+    digests.append(files_digest(folder))
+    assert len(set(digests)) == 6
 
 
 def test_nothing_usable_has_no_colours(tmp_path: Path) -> None:

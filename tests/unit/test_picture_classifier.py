@@ -109,6 +109,16 @@ def test_paths_pillow_images_and_tensors_give_the_same(classifier: PictureClassi
     assert all(row["labels"] == pytest.approx(rows[0]["labels"], abs=1e-5) for row in rows)
 
 
+def test_damage_behind_the_header_of_an_opened_picture_is_its_error(
+    classifier: PictureClassifier, tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.jpg"
+    Image.fromarray(np.random.randint(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    (row,) = classifier.predict([Image.open(path)])
+    assert row["error"].startswith("damaged")
+
+
 @pytest.mark.parametrize("inputs", ["a.png", [torch.zeros(3, 8, 8)]])
 def test_what_is_no_list_of_pictures_is_refused(classifier: PictureClassifier, inputs: Any) -> None:
     with pytest.raises(UsageError):

@@ -7,6 +7,7 @@ import random
 import signal
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from transformer_architectures.architectures.vit.data import LabeledBatch, TransformerDataModule
 from transformer_architectures.architectures.vit.data_config import VitDataConfig
+from transformer_architectures.datasets.picture_ids import PictureIds
 from transformer_architectures.datasets.pictures import decode_picture
 from transformer_architectures.datasets.splitting import is_validation
 from transformer_architectures.errors import DataError
@@ -64,6 +66,11 @@ def test_it_is_what_the_loop_needs(tmp_path: Path, labels: Labels) -> None:
     assert data.row_counts()["train"] == len(data.dataset("train"))
     assert data.digest == make(tmp_path).digest
     assert data.digest != make(tmp_path, hidden_negatives=1.0).digest
+    renamed, train = make(tmp_path), data.dataset("train")
+    names = PictureIds.from_strings(f"{picture_id}x" for picture_id in train.labels.picture_ids)
+    part = replace(train.part, labels=replace(train.labels, picture_ids=names))
+    renamed._datasets["train"] = replace(train, part=part)
+    assert data.digest != renamed.digest
     batch = next(iter(data.train_dataloader()))
     assert isinstance(batch, Batch)
     assert batch.num_labels == batch.num_tokens == batch.num_positions == len(batch.indices) == 8

@@ -97,8 +97,12 @@ def files_digest(path: Path) -> bytes:
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(Path(root, name) for root, _, names in os.walk(path) for name in names)
     for file in files:
-        status = file.stat()
-        digest.update(f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="replace"))
+        try:
+            status = file.stat()
+            found = f"{status.st_size}\0{status.st_mtime_ns}"
+        except OSError as error:  # a link to nowhere, a file that is just being replaced
+            found = f"{error.strerror}"
+        digest.update(f"{file.relative_to(path)}\0{found}\n".encode(errors="replace"))
     return digest.digest()
 
 

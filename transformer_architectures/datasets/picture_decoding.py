@@ -12,6 +12,8 @@ Pillow alone decodes: torchvision's own decoders are twice as fast for small fil
 What cannot be seen: a JPEG whose data were damaged in the middle, but end as they should, decodes to a grey or shifted part.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -53,23 +55,33 @@ def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "
     Raises:
         RejectedPicture: it is not a picture of a known format, damaged, too large, or its values have no known meaning.
     """
+    with _damage_is_rejection(max_pixels, "empty file" if not data else f"not a picture ({', '.join(FORMATS)})"):
+        return _pixels(Image.open(BytesIO(data), formats=FORMATS), max_pixels)
+
+
+def decode_image(image: Image.Image, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 height width"]:
+    """The same of a picture that Pillow has opened: it reads lazily, so that damage shows only now."""
+    with _damage_is_rejection(max_pixels, "not a picture"):
+        return _pixels(image, max_pixels)
+
+
+@contextmanager
+def _damage_is_rejection(max_pixels: int, unknown: str) -> Iterator[None]:
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
-        if image.width * image.height > max_pixels:
-            raise RejectedPicture(f"{image.width} x {image.height} pixels, over the limit of {max_pixels:,}")
-        return picture_pixels(image)
+        yield
     except RejectedPicture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RejectedPicture(f"over the limit of {max_pixels:,} pixels") from None
     except UnidentifiedImageError:
-        raise RejectedPicture("empty file" if not data else f"not a picture ({', '.join(FORMATS)})") from None
+        raise RejectedPicture(unknown) from None
     except Exception as error:  # parsers that meet damaged files raise whatever they stumble over
         raise RejectedPicture(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
-def picture_pixels(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
-    """A picture that Pillow has opened as RGB, upright."""
+def _pixels(image: Image.Image, max_pixels: int) -> UInt8[Tensor, "3 height width"]:
+    if image.width * image.height > max_pixels:
+        raise RejectedPicture(f"{image.width} x {image.height} pixels, over the limit of {max_pixels:,}")
     image.load()
     pixels = np.array(_upright(_as_rgb(image), image))
     return torch.from_numpy(pixels).permute(2, 0, 1)

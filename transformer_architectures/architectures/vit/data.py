@@ -213,11 +213,13 @@ class TransformerDataModule:
 
     @property
     def digest(self) -> str:
-        """Of the training labels and of the colours of the training pictures."""
+        """Of the training pictures' names and colours, and of their labels."""
         labels = self._datasets["train"].labels
         digest = hashlib.sha256(repr((labels.classes, self.preparation)).encode())
         for array in (labels.offsets, labels.class_index, labels.is_positive):
             digest.update(array.tobytes())
+        for picture_id in labels.picture_ids:
+            digest.update(f"{picture_id}\0".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     @property

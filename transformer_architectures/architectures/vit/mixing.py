@@ -25,6 +25,10 @@ class Box(NamedTuple):
     right: int
 
 
+# To numpy (seed, epoch, 0) is (seed, epoch), the order of the pictures: what mixes draws from numbers of its own.
+STREAM = 0x4D17
+
+
 @dataclass(frozen=True)
 class PictureMixing:
     """Mixes each picture of a batch with the one before it (the first with the last), all with the same share.
@@ -43,7 +47,7 @@ class PictureMixing:
         self, images: Images, labels: Pairs, masks: Pairs, key: tuple[int, ...]
     ) -> tuple[Images, Pairs, Pairs]:
         """The mixture that belongs to a key, a pure function of it: (seed, epoch, first picture of the batch)."""
-        random = np.random.default_rng(key)
+        random = np.random.default_rng((STREAM, *key))
         kinds = [kind for kind, parameter in (("mixup", self.mixup), ("cutmix", self.cutmix)) if parameter > 0]
         if not kinds or random.random() >= self.share_of_batches:
             return images, labels, masks

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from transformer_architectures.architectures.vit.augmentation import PicturePreparation
-from transformer_architectures.datasets.picture_decoding import picture_pixels
+from transformer_architectures.datasets.picture_decoding import decode_image
 from transformer_architectures.datasets.pictures import (
     PICTURE_SUFFIXES,
     PictureSource,
@@ -85,7 +85,7 @@ class _Preparation(Dataset[Prepared]):
                 )
             return given.cpu()
         if isinstance(given, Image.Image):
-            return picture_pixels(given)
+            return decode_image(given)
         if self.source is not None:
             return decode_picture(self.source.read(os.fspath(given)))
         try:
