@@ -8,7 +8,6 @@ Verses of the World English Bible in random order, tokenised inside the measured
 
 import argparse
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.environment import environment
+from benchmarks.steps import DTYPES, computing_in
 from benchmarks.tables import add_row
 from benchmarks.turns import median_seconds_in_turn
 from transformer_architectures.architectures.bert import BertForSeqClassification, TextClassifier
@@ -30,7 +30,6 @@ from transformer_architectures.pretrained.loading import load_weights
 from transformer_architectures.training.precision import apply_runtime_settings
 
 BATCH_SIZE, MAX_LENGTH, TOLERANCE = 32, 256, 1e-3
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RESULT = "bert_inference.jsonl"
 Embed = Callable[[list[str]], Tensor]
 
@@ -46,10 +45,6 @@ def verses(count: int) -> list[str]:
     return [texts[index] for index in np.random.default_rng(1).permutation(len(texts))[:count]]
 
 
-def precision(dtype: torch.dtype) -> AbstractContextManager[object]:
-    return torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext()
-
-
 def ours(folder: Path, dtype: torch.dtype) -> Embed:
     """This library: packed batches."""
     published = read_bert_folder(folder)
@@ -63,7 +58,7 @@ def ours(folder: Path, dtype: torch.dtype) -> Embed:
         windowed = [embedder.windowing(*text) for text in encode_texts(embedder.tokenizer, texts)]
         vectors = torch.empty(len(texts), model.config.embed_dim)
         for batch in embedder.batches(windowed, batch_tokens=2048):
-            with precision(dtype):
+            with computing_in(dtype):
                 vectors[list(batch.indices)] = embedder.compute(lambda batch: text_logits(model, batch), batch)
         return vectors
 
@@ -82,7 +77,7 @@ def hugging_face(folder: Path, dtype: torch.dtype) -> Embed:
         for start in range(0, len(texts), BATCH_SIZE):
             part = texts[start : start + BATCH_SIZE]
             inputs = tokenizer(part, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
-            with precision(dtype):
+            with computing_in(dtype):
                 states = model(**inputs).last_hidden_state
             mask = inputs["attention_mask"][..., None].to(states.dtype)
             found.append(((states * mask).sum(1) / mask.sum(1)).float())
@@ -98,7 +93,7 @@ def sentence_transformers(folder: Path, dtype: torch.dtype) -> Embed:
     model = SentenceTransformer(str(folder), device="cpu")
 
     def embed(texts: list[str]) -> Tensor:
-        with precision(dtype):
+        with computing_in(dtype):
             return model.encode(texts, batch_size=BATCH_SIZE, convert_to_tensor=True).float()
 
     return embed

@@ -9,7 +9,6 @@ form that it takes, made beforehand; what ours computes of a batch's lengths is 
 
 import argparse
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,13 @@ from torch import Tensor, nn
 
 from benchmarks.bert_systems import SYSTEMS, MaskedSentence, Size
 from benchmarks.environment import environment
+from benchmarks.steps import DTYPES, optimizer_step
 from benchmarks.tables import add_row
 from benchmarks.turns import median_seconds_in_turn
 from transformer_architectures.architectures.bert import BertDataConfig, TransformerDataModule
 from transformer_architectures.training.precision import apply_runtime_settings
 
 SIZES = (Size("4 x 256", 4, 256, 4), Size("6 x 384", 6, 384, 6))
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FULL_LENGTH, BATCH_TOKENS, BATCHES_A_TURN, MASKED = 128, 2048, 6, 0.15
 RESULT = "bert_training.jsonl"
 Work = list[list[MaskedSentence]]
@@ -85,14 +84,7 @@ def training(
     model.train()
 
     def steps() -> float:
-        for batch in work:
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext():
-                value = loss(batch)
-            value.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-        return float(value.detach())
+        return [optimizer_step(model, optimizer, loss, batch, dtype) for batch in work][-1]
 
     return steps
 

@@ -16,7 +16,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.environment import environment
+from benchmarks.steps import DTYPES, computing_in
 from transformer_architectures.attention import AttentionConfig
 from transformer_architectures.encoder import Encoder
 from transformer_architectures.feedforward import FeedForwardConfig
@@ -34,7 +34,6 @@ from transformer_architectures.training.precision import apply_runtime_settings
 from transformer_architectures.transformer_blocks import TransformerBlockConfig
 
 SIZES = {"4 x 256": (4, 256), "6 x 384": (6, 384)}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MEAN, SIGMA, LONGEST, HEAD_DIM, ROWS_MULTIPLE, WARM_UP = 20, 0.7, 128, 64, 32, 3
 OUTPUT = Path("benchmarks/results/packed_attention.md")
 HEAD = [
@@ -87,7 +86,7 @@ def seconds_per_token(
     train = encoder.training
     started = clock()
     with torch.set_grad_enabled(train):
-        with torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext():
+        with computing_in(dtype):
             output = encoder(hidden_states.requires_grad_(train), mask())
     if train:
         output.backward(direction.to(output.dtype))

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.profiler import profile
 
 from benchmarks.environment import environment
-from benchmarks.training_speed import SIZES, real_batches, train
+from benchmarks.steps import optimizer_step
+from benchmarks.training_speed import SIZES, real_batches
 from benchmarks.training_systems import ours
 from transformer_architectures.architectures.vanilla import Transformer, VanillaModelConfig
 from transformer_architectures.generation import beam_search
@@ -69,7 +70,7 @@ def profile_training(size_name: str, precision: str) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     print(f"training, {size_name}, {precision}, {len(batches)} batches")
-    shares(lambda: [train(model.train(), optimizer, loss, batch, dtype) for batch in batches])
+    shares(lambda: [optimizer_step(model.train(), optimizer, loss, batch, dtype) for batch in batches])
 
 
 def profile_decoding(sentences: int = 100, beams: int = 5, length: int = 40) -> None:

@@ -11,7 +11,6 @@ import json
 import statistics
 import time
 from collections import defaultdict
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.environment import environment
+from benchmarks.steps import DTYPES, optimizer_step
 from benchmarks.training_systems import SYSTEMS, Loss, Size
 from transformer_architectures.architectures.vanilla import (
     LabeledBatch,
@@ -54,19 +54,6 @@ def epoch(length_multiple: int) -> DataLoader[LabeledBatch]:
     return data.train_dataloader()
 
 
-def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, batch: LabeledBatch, dtype: torch.dtype
-) -> float:
-    """One optimizer step as everybody's loop takes it."""
-    optimizer.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext():
-        value = loss(batch)
-    value.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    return float(value.detach())
-
-
 def measure(
     size: Size, dtype: torch.dtype, work: list[LabeledBatch], variants: list[tuple[str, bool]], rounds: int
 ) -> dict[str, dict[str, float]]:
@@ -84,7 +71,7 @@ def measure(
         started = time.perf_counter()
         try:
             for batch in work:  # warm-up; compiles, where it is asked for
-                first = train(model, optimizer, loss, batch, dtype)
+                first = optimizer_step(model, optimizer, loss, batch, dtype)
         except Exception as error:  # a peer that cannot do this is reported, not hidden
             print(f"{size.name} {dtype} {label}: FAILED {type(error).__name__} {str(error)[:200]}", flush=True)
             continue
@@ -96,7 +83,7 @@ def measure(
         for label, (model, optimizer, loss, _) in runners.items():
             started = time.perf_counter()
             for batch in work:
-                last[label] = train(model, optimizer, loss, batch, dtype)
+                last[label] = optimizer_step(model, optimizer, loss, batch, dtype)
             seconds[label].append(time.perf_counter() - started)
     return {
         label: {
@@ -128,7 +115,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     torch.set_float32_matmul_precision("highest")
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     arguments.output.parent.mkdir(exist_ok=True)
     names = arguments.systems.split(",")
     variants = [(name, compiled) for name in names for compiled in ((False, True) if arguments.one_shape else (False,))]
@@ -139,7 +125,7 @@ def main() -> None:
         if size.name not in arguments.sizes.split(","):
             continue
         for precision in arguments.precisions.split(","):
-            found = measure(size, dtypes[precision], work, variants, arguments.rounds)
+            found = measure(size, DTYPES[precision], work, variants, arguments.rounds)
             cell = {"batches": batches, "size": size.name, "precision": precision, "rounds": arguments.rounds}
             with arguments.output.open("a") as file:
                 file.write(json.dumps({**cell, "environment": place, "systems": found}) + "\n")

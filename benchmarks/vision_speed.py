@@ -8,25 +8,20 @@ All have the settings of a process of ours (threads, memory that stays: see `app
 
 import argparse
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.environment import environment
+from benchmarks.steps import DTYPES, computing_in, optimizer_step
 from benchmarks.tables import add_row
 from benchmarks.turns import median_seconds_in_turn
 from benchmarks.vision_systems import SIZES, SYSTEMS, Size
 from transformer_architectures.training.precision import apply_runtime_settings
 
 BATCHES_A_TURN = 2
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RESULT = "vision_speed.jsonl"
-
-
-def precision(dtype: torch.dtype) -> AbstractContextManager[object]:
-    return torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext()
 
 
 def training(model: nn.Module, work: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> Callable[[], float]:
@@ -34,15 +29,12 @@ def training(model: nn.Module, work: list[tuple[Tensor, Tensor]], dtype: torch.d
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, classes = batch
+        return F.cross_entropy(model(images), classes)
+
     def steps() -> float:
-        for images, classes in work:
-            optimizer.zero_grad(set_to_none=True)
-            with precision(dtype):
-                loss = F.cross_entropy(model(images), classes)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-        return float(loss.detach())
+        return [optimizer_step(model, optimizer, loss, batch, dtype) for batch in work][-1]
 
     return steps
 
@@ -54,7 +46,7 @@ def inference(model: nn.Module, work: list[tuple[Tensor, Tensor]], dtype: torch.
     @torch.inference_mode()
     def forwards() -> float:
         for images, classes in work:
-            with precision(dtype):
+            with computing_in(dtype):
                 logits = model(images)
         return float(F.cross_entropy(logits.float(), classes))
 

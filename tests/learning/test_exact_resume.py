@@ -201,20 +201,12 @@ def picture_runs(tmp_path_factory: pytest.TempPathFactory) -> PictureRuns:
 
 
 def test_pictures_stopped_by_a_signal(seed: int, picture_runs: PictureRuns) -> None:
-    process = picture_runs.stop("stopped", signal.SIGTERM)
-    assert process.wait() == 143
-    picture_runs.finish("stopped")
-    check_equal(picture_runs, "stopped")
+    check_stopped(picture_runs)
 
 
 @pytest.mark.slow
 def test_pictures_killed_at_random_moments(seed: int, picture_runs: PictureRuns) -> None:
-    codes = []
-    while len(codes) < 3 and 0 not in codes:
-        codes.append(picture_runs.stop("killed", signal.SIGKILL, longest_wait=0.3).wait())
-    assert codes[0] == -signal.SIGKILL and set(codes) <= {0, -signal.SIGKILL}
-    picture_runs.finish("killed")
-    check_equal(picture_runs, "killed")
+    check_killed(picture_runs, times=3, longest_wait=0.3)
 
 
 class TextRuns(Runs):
@@ -266,20 +258,12 @@ def text_runs(tmp_path_factory: pytest.TempPathFactory) -> TextRuns:
 
 
 def test_texts_stopped_by_a_signal(seed: int, text_runs: TextRuns) -> None:
-    process = text_runs.stop("stopped", signal.SIGTERM)
-    assert process.wait() == 143
-    text_runs.finish("stopped")
-    check_equal(text_runs, "stopped")
+    check_stopped(text_runs)
 
 
 @pytest.mark.slow
 def test_texts_killed_at_random_moments(seed: int, text_runs: TextRuns) -> None:
-    codes = []
-    while len(codes) < 3 and 0 not in codes:
-        codes.append(text_runs.stop("killed", signal.SIGKILL, longest_wait=0.3).wait())
-    assert codes[0] == -signal.SIGKILL and set(codes) <= {0, -signal.SIGKILL}
-    text_runs.finish("killed")
-    check_equal(text_runs, "killed")
+    check_killed(text_runs, times=3, longest_wait=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +311,24 @@ def check_equal(runs: Runs, name: str) -> None:
     assert runs.status(name) == ["FINISHED"]
 
 
+def check_stopped(runs: Runs) -> None:
+    """By the system, once."""
+    process = runs.stop("stopped", signal.SIGTERM)
+    assert process.wait() == 143
+    runs.finish("stopped")
+    check_equal(runs, "stopped")
+
+
+def check_killed(runs: Runs, times: int, longest_wait: float) -> None:
+    """At random moments; fewer times where the run was at its end before."""
+    codes: list[int] = []
+    while len(codes) < times and 0 not in codes:
+        codes.append(runs.stop("killed", signal.SIGKILL, longest_wait).wait())
+    assert codes[0] == -signal.SIGKILL and set(codes) <= {0, -signal.SIGKILL}
+    runs.finish("killed")
+    check_equal(runs, "killed")
+
+
 def test_killed_inside_a_save(seed: int, runs: Runs) -> None:
     flush = random.randint(4, 12)
     process = runs.start("in_save", "-c", KILLED_IN_SAVE, str(flush))
@@ -348,12 +350,7 @@ def test_a_finished_run_trains_nothing(seed: int, runs: Runs) -> None:
 
 @pytest.mark.slow
 def test_killed_at_random_moments(seed: int, runs: Runs) -> None:
-    codes = []
-    while len(codes) < 5 and 0 not in codes:
-        codes.append(runs.stop("killed", signal.SIGKILL, longest_wait=0.5).wait())
-    assert codes[0] == -signal.SIGKILL and set(codes) <= {0, -signal.SIGKILL}
-    runs.finish("killed")
-    check_equal(runs, "killed")
+    check_killed(runs, times=5, longest_wait=0.5)
 
 
 @pytest.mark.slow
