@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,12 +22,16 @@ from transformer_architectures.command_line import (
     Debug,
     Device,
     Overrides,
+    PrecisionOption,
     Resume,
     errors_in_one_line,
     run_app,
     write_lines,
 )
 from transformer_architectures.errors import ConfigError, TransformerArchitecturesError, UsageError
+
+if TYPE_CHECKING:
+    from transformer_architectures.training.precision import PrecisionName
 
 ARCHITECTURES = "transformer_architectures.architectures"
 
@@ -48,6 +52,9 @@ Reference = Annotated[str | None, typer.Option("--reference", help="a file of ri
 Images = Annotated[str | None, typer.Option("--images", help="pictures: a folder, a tar or a zip")]
 Annotations = Annotated[
     str | None, typer.Option("--annotations", help="OpenImages labels (CSV); else folders are classes")
+]
+InterpolationName = Annotated[
+    Literal["none", "voc2007"] | None, typer.Option("--interpolation", help="of average precision")
 ]
 Data = Annotated[str | None, typer.Option("--data", help="a file of labelled inputs, as the model was trained on")]
 Lowercase = Annotated[bool | None, typer.Option("--lowercase", help="ignore case in all scores")]
@@ -86,13 +93,14 @@ def predict(
     batch_tokens: BatchTokens = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    precision: PrecisionOption = None,
     debug: Debug = False,
 ) -> None:
     """Write what the model gives for each input: pictures that are named, or lines of text."""
     given = {"IMAGE...": image or None, "--input": input, "--beam": beam, "--n-best": n_best}
     given |= {"--batch-tokens": batch_tokens, "--batch-size": batch_size}
     with errors_in_one_line(debug):
-        model, options = load_for("predict", model_dir, device, given)
+        model, options = load_for("predict", model_dir, device, precision, given)
         write_lines(model.predict_command(**options))
 
 
@@ -105,19 +113,21 @@ def evaluate(
     lowercase: Lowercase = None,
     images: Images = None,
     annotations: Annotations = None,
+    interpolation: InterpolationName = None,
     as_json: AsJson = False,
     beam: Beam = None,
     batch_tokens: BatchTokens = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    precision: PrecisionOption = None,
     debug: Debug = False,
 ) -> None:
     """Score the model's outputs against the right ones."""
-    given = {"--source": source, "--reference": reference, "--lowercase": lowercase, "--beam": beam}
-    given |= {"--images": images, "--annotations": annotations, "--data": data}
+    given = {"--source": source, "--reference": reference, "--lowercase": lowercase, "--beam": beam, "--data": data}
+    given |= {"--images": images, "--annotations": annotations, "--interpolation": interpolation}
     given |= {"--batch-tokens": batch_tokens, "--batch-size": batch_size}
     with errors_in_one_line(debug):
-        model, options = load_for("evaluate", model_dir, device, given)
+        model, options = load_for("evaluate", model_dir, device, precision, given)
         scores, signatures = model.evaluate_command(**options)
         if as_json:
             write_lines([json.dumps(scores)])
@@ -154,7 +164,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_app(app, "tarch", arguments)
 
 
-def load_for(command: str, model_dir: str, device: str | None, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def load_for(
+    command: str, model_dir: str, device: str | None, precision: "PrecisionName | None", given: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     """The folder's model, and the options that were given, under the names that its methods use.
 
     Raises:
@@ -174,7 +186,7 @@ def load_for(command: str, model_dir: str, device: str | None, given: Mapping[st
             task = folder.config["task"]
             raise UsageError(f"{option} does not belong to {command} for {task} (known: {', '.join(sorted(known))})")
         options[option.strip("-.").lower().replace("-", "_")] = value
-    return folder.loader.from_folder(folder, device or "auto"), options
+    return folder.load(device or "auto", precision or "fp32"), options
 
 
 def architecture_of(config: str, overrides: Sequence[str]) -> str:

@@ -24,6 +24,10 @@ Resume = Annotated[str | None, typer.Option("--resume", help="auto, a checkpoint
 BatchTokens = Annotated[int | None, typer.Option("--batch-tokens", min=1, help="tokens of a batch")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="the most inputs of a batch")]
 Device = Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="where to compute")]
+PrecisionOption = Annotated[
+    Literal["auto", "fp32", "bf16"] | None,
+    typer.Option("--precision", help="fp32 unless given; bf16 is faster, a little less exact"),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 
 

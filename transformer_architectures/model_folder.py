@@ -12,22 +12,23 @@ import hashlib
 import importlib
 import json
 import shutil
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from transformer_architectures.command_line import tarch
 from transformer_architectures.config import StrictModel
 from transformer_architectures.durable_files import flush_to_disk, replace_file, replace_json
 from transformer_architectures.errors import ModelFolderError
+from transformer_architectures.loaded_model import LoadedModel
+from transformer_architectures.training.precision import PrecisionName, resolve_precision
 
 MANIFEST, CONFIG, WEIGHTS, RESULTS = "manifest.json", "config.json", "model.safetensors", "results.json"
 
@@ -48,34 +49,6 @@ class Saveable(Protocol):
     def save(self, folder: Path) -> None:
         """Writes its files into the folder."""
         ...
-
-
-class LoadedModel(ABC):
-    """What a model folder becomes. `predict` and `evaluate` are for Python, the other two are the commands' bodies."""
-
-    command_options: ClassVar[Mapping[str, frozenset[str]]]  # for "predict" and "evaluate": the options that it knows
-    model: nn.Module
-
-    @classmethod
-    @abstractmethod
-    def from_folder(cls, folder: "ModelFolder", device: str) -> "LoadedModel":
-        """Reads the model."""
-
-    @abstractmethod
-    def predict(self, *inputs: Any, **options: Any) -> Any:
-        """Outputs for inputs, in order."""
-
-    @abstractmethod
-    def evaluate(self, *inputs: Any, **options: Any) -> dict[str, float]:
-        """Score by name, the main one first."""
-
-    @abstractmethod
-    def predict_command(self, *inputs: Any, **options: Any) -> Iterator[str]:
-        """Lines for standard output; its options are those of the command line."""
-
-    @abstractmethod
-    def evaluate_command(self, *inputs: Any, **options: Any) -> tuple[dict[str, float], dict[str, str]]:
-        """Scores, and how each of them is computed."""
 
 
 class FileEntry(StrictModel):
@@ -114,6 +87,12 @@ class ModelFolder:
         module, name = LOADERS[task, architecture].split(":")
         return cast(type[LoadedModel], getattr(importlib.import_module(module), name))
 
+    def load(self, device: str = "auto", precision: PrecisionName = "fp32") -> LoadedModel:
+        """The model, ready to `predict` and `evaluate`; see `load_model`."""
+        loaded = self.loader.from_folder(self, device)
+        loaded.precision = resolve_precision(precision, loaded.device)
+        return loaded
+
     def file(self, name: str) -> Path:
         """A file's path, for a parser: only files that the manifest lists, so only files that were checked."""
         if name not in self.manifest.files:
@@ -136,17 +115,18 @@ class ModelFolder:
             raise ModelFolderError(f"{path}: cannot be read as weights ({error})") from None
 
 
-def load_model(folder: str | Path, device: str = "auto") -> LoadedModel:
+def load_model(folder: str | Path, device: str = "auto", precision: PrecisionName = "fp32") -> LoadedModel:
     """The model of a finished run, ready to `predict` and `evaluate`.
 
     Args:
         device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+        precision: ``fp32`` gives the same answers on every machine; ``bf16`` is faster where the processor has it, and its outputs
+            differ in the third digit; ``auto`` is bf16 where the processor has it.
 
     Raises:
         ModelFolderError: the folder is incomplete, or a file differs from the manifest.
     """
-    opened = open_model_folder(folder)
-    return opened.loader.from_folder(opened, device)
+    return open_model_folder(folder).load(device, precision)
 
 
 def open_model_folder(folder: str | Path) -> ModelFolder:

@@ -87,6 +87,10 @@ def test_n_best_lines_have_line_rank_score_and_text(tarch: Tarch, model_dir: str
     scores = [float(score) for _, _, score, _ in rows]
     assert all(better >= worse for better, worse in zip(scores[::2], scores[1::2], strict=True))
     plain = tarch("predict", model_dir, "--beam", "4", stdin="\n".join(LINES).encode())
+    rounded = tarch("predict", model_dir, "--n-best", "2", "--precision", "bf16", stdin="\n".join(LINES).encode())
+    assert len(rounded.lines) == len(rows) and [line.split("\t")[2] for line in rounded.lines] != [
+        row[2] for row in rows
+    ]
     assert [text.replace("\t", " ") for text in plain.lines] == [text for _, rank, _, text in rows if rank == "1"]
 
 

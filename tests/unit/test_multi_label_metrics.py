@@ -223,7 +223,7 @@ def test_thresholds_are_of_their_class(seed: int) -> None:
 def test_coverage_says_what_was_skipped_and_why() -> None:
     by_class: ByClass = [[(0.9, True), (0.1, False)], [], [(0.9, False)], [(0.2, True)], [(0.3, False)], [(0.5, True)]]
     pairs = collect(by_class)
-    coverage = class_coverage(pairs)
+    coverage = class_coverage(*pairs.class_counts())
     assert (coverage.scored, coverage.unannotated, coverage.without_positive, coverage.without_negative) == (3, 1, 2, 2)
     assert coverage.skipped == 3 and "3 skipped (1 without annotation, 2 without a positive)" in str(coverage)
     np.testing.assert_array_equal(average_precision_per_class(pairs), [1, np.nan, np.nan, 1, np.nan, 1])

@@ -245,6 +245,14 @@ def test_bad_rows_are_named_with_their_line(tmp_path: Path, monkeypatch: pytest.
         assert sorted(log.found) == expected and len(log) == len(expected)
 
 
+def test_too_many_bad_rows_stop_and_rows_of_other_classes_are_good(tmp_path: Path) -> None:
+    cells = [("1", "/m/a", 1), *((str(number), "/m/other", 1) for number in range(98)), ("1", "/m/a", "maybe")]
+    path = write(tmp_path / "h.csv", rows(*cells))
+    assert table(read_openimages(path, None, classes=["/m/a"], max_rejected_fraction=0.01)) == {"1": {"/m/a": True}}
+    message = data_error(path, None, classes=["/m/a"], max_rejected_fraction=0.009)
+    assert message.startswith(f"1.00% of the rows of {path} were rejected")
+
+
 def test_machine_confidences(tmp_path: Path) -> None:
     log = KeptLog()
     human = write(tmp_path / "h.csv", rows(("1", "/m/a", 1)))

@@ -75,6 +75,20 @@ def test_a_plain_recipe_is_the_preparation(picture: Tensor, seed: int) -> None:
     assert torch.equal(plain(picture, (seed,)), preparation(picture))
 
 
+@pytest.mark.parametrize(
+    ("idle", "owner"),
+    [
+        ({"padding": 3}, "crop: padded"),
+        ({"crop": "none", "crop_scale": (0.5, 1.0)}, "crop: random_resized"),
+        ({"auto_augment": "trivial", "randaugment_magnitude": 5}, "auto_augment: randaugment"),
+        ({"mixed": 0.5}, "mixup or cutmix over 0"),
+    ],
+)
+def test_a_key_that_does_nothing_is_an_error(idle: dict[str, Any], owner: str) -> None:
+    with pytest.raises(ValidationError, match=f"does nothing without {owner}"):
+        AugmentationConfig(**idle)
+
+
 def test_flip(picture: Tensor, seed: int) -> None:
     flipped = augmentation(crop="none", flip=1.0)(picture, (seed,))
     assert torch.equal(flipped, augmentation(crop="none", flip=0.0)(picture, (seed,)).flip(2))

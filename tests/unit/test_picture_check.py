@@ -89,10 +89,19 @@ def test_processes_find_what_one_finds(folder: Path, tmp_path: Path, monkeypatch
     random.shuffle(ids)
     here = check(folder, ids, tmp_path / "here", keep_pixels=True)
     monkeypatch.setattr(picture_check, "FEW", 10)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(picture_check, "available_cores", lambda: 2)
+    workers = tmp_path / "workers"
+
+    def noting_where(data: bytes) -> torch.Tensor:
+        with workers.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return decode_picture(data)
+
+    monkeypatch.setattr(picture_check, "decode_picture", noting_where)
     before = torch.get_rng_state()
     there = check(folder, ids, tmp_path / "there", keep_pixels=True)
     assert torch.equal(torch.get_rng_state(), before)
+    assert len(set(workers.read_text().split()) - {str(os.getpid())}) == 2
     assert np.array_equal(here.is_usable, there.is_usable) and here.rejections == there.rejections
     assert np.array_equal(here.color_histogram, there.color_histogram)
     assert here.pixels is not None and there.pixels is not None

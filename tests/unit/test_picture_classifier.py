@@ -189,6 +189,17 @@ def test_a_folder_gives_the_same_classifier(classifier: PictureClassifier, model
     assert (loaded.labeling, loaded.preparation) == (classifier.labeling, classifier.preparation)
 
 
+def test_bf16_gives_nearly_the_same_probabilities(
+    classifier: PictureClassifier, model_dir: str, paths: list[str]
+) -> None:
+    loaded = load_model(model_dir, device="cpu", precision="bf16")
+    assert isinstance(loaded, PictureClassifier) and loaded.precision.name == "bf16"
+    pixels = torch.randint(256, (5, 3, *classifier.preparation.height_and_width), dtype=torch.uint8)
+    found, expected = loaded.probabilities(pixels), classifier.probabilities(pixels)
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+
+
 @pytest.mark.parametrize("part, key, value", [("labeling", "classes", ["a"]), ("preparation", "width", 40)])
 def test_parts_that_do_not_fit_are_an_error(model_dir: str, part: str, key: str, value: Any) -> None:
     path = Path(model_dir) / "config.json"

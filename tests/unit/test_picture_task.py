@@ -18,7 +18,7 @@ from transformer_architectures.architectures.vit.data_config import VitDataConfi
 from transformer_architectures.architectures.vit.pretrained_start import PretrainedStart, read_pretrained
 from transformer_architectures.architectures.vit.training import ImageClassificationTask, VitTrainingConfig
 from transformer_architectures.architectures.vit.transformer import VisionTransformerForImageClassification
-from transformer_architectures.errors import ConfigError
+from transformer_architectures.errors import ConfigError, DataError
 from transformer_architectures.metrics import AnnotatedPairs, multi_label_scores
 from transformer_architectures.pretrained.vit import config_to_timm, timm_weight_map
 from transformer_architectures.training.multi_label_loss import multi_label_loss
@@ -117,6 +117,18 @@ def test_the_baseline_gives_every_picture_the_training_frequencies(files: Path) 
     for key in ("map_macro", "map_micro", "map_weighted"):
         assert found[key] == pytest.approx(expected[key])
     assert list(found) == list(task.signatures()) == list(expected)
+
+
+def test_classes_that_no_score_is_of_are_said_before_training(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (files / "validation.csv").read_text().splitlines()
+    kept = [row for row in rows if "/m/apple" not in row]
+    (files / "validation.csv").write_text("\n".join(kept) + "\n")
+    make(files)
+    assert "validation: 3 classes scored" in (said := capsys.readouterr().err)
+    assert "1 skipped (1 without annotation, 0 without a positive)" in said
+    (files / "validation.csv").write_text("\n".join(row[:-1] + "0" if row[-1] == "1" else row for row in kept) + "\n")
+    with pytest.raises(DataError, match="no picture of the validation part is verified to show a class"):
+        make(files)
 
 
 def test_the_prior_is_the_share_of_training_pictures(files: Path) -> None:

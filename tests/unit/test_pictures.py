@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import os
 import pickle
 import random
 import tarfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from transformer_architectures.datasets import picture_archives
+from transformer_architectures.datasets import picture_archives, picture_decoding
 from transformer_architectures.datasets.pictures import PictureSource, RejectedPicture, open_pictures
 from transformer_architectures.errors import DataError
 
@@ -218,6 +219,36 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     directory[entry + 24 : entry + 28] = (500).to_bytes(4, "little")
     path.write_bytes(directory)
     assert rejected(open_pictures(path), "large") == "damaged in the archive"
+
+
+def test_what_is_no_picture_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_tree(tmp_path / "tree", {"small.jpg": b"0" * 1000, "large.jpg": b"0" * 1001})
+    os.mkfifo(folder / "pipe.jpg")
+    monkeypatch.setattr(picture_decoding, "MAX_BYTES", 1000)
+    source = open_pictures(folder)
+    assert len(source.read("small")) == 1000
+    assert "over the limit" in rejected(source, "large")
+    assert rejected(source, "pipe") == "not a file"  # reading it would wait for ever
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    write_tree(tmp_path / "tree", {"a.jpg": b"a"})
+    Path(os.fsdecode(bytes(tmp_path / "tree") + b"/caf\xe9.jpg")).write_bytes(b"b")
+    with pytest.raises(DataError, match=r"not UTF-8, rename it: .*caf\\xe9.jpg"):
+        open_pictures(tmp_path / "tree")
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path / "tree", {"a.jpg": b"a", "closed/b.jpg": b"b"})
+    scandir = os.scandir
+
+    def refusing(path: Path) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert "closed: cannot be read: Permission denied" in error(tmp_path / "tree")
 
 
 def test_a_file_that_went_away(tmp_path: Path) -> None:

@@ -179,6 +179,15 @@ def test_folders_come_back(seed: int, tmp_path: Path, make: object) -> None:
     assert str(tmp_path) not in config_path.read_text()
 
 
+def test_bf16_gives_nearly_the_same_probabilities(seed: int, tmp_path: Path) -> None:
+    model = classifier()
+    model.export(tmp_path / "model", {**RESULTS, "task": model.task})
+    loaded = load_model(tmp_path / "model", device="cpu", precision="bf16")
+    found, expected = loaded.probabilities(TEXTS), model.probabilities(TEXTS)  # type: ignore[attr-defined]
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("classes", ["a"]), ("settings", {"max_length": 900, "stride": 5}), ("model", {})]
 )

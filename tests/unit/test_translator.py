@@ -135,6 +135,22 @@ def test_a_folder_gives_the_same_translator(translator: Translator, tmp_path: Pa
     assert loaded.model.output_projection.weight is loaded.model.source_embedding.weight
 
 
+def test_bf16_is_another_precision_of_the_same_search(translator: Translator, tmp_path: Path) -> None:
+    from transformer_architectures.model_folder import load_model
+
+    translator.export(tmp_path / "model", {"task": "translation"})
+    loaded = load_model(tmp_path / "model", device="cpu", precision="bf16")
+    assert isinstance(loaded, Translator) and (loaded.precision.name, translator.precision.name) == ("bf16", "fp32")
+    with translator.computing():
+        expected = translator.model.encode(torch.tensor([[4, 5, 6]]))
+    with loaded.computing():
+        found = loaded.model.encode(torch.tensor([[4, 5, 6]])).float()
+    assert not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0.1)
+    for ranked in loaded.predict(LINES, n_best=2):
+        assert all(math.isfinite(translation.score) for translation in ranked)
+
+
 def test_long_text_is_cut_after_sentences_then_words() -> None:
     assert halves("One two. Three four five.") == ("One two.", "Three four five.")
     assert halves("one two three four") == ("one two", "three four")

@@ -34,6 +34,7 @@ def read_openimages(
     *,
     classes: Sequence[str] | None = None,
     rejections: RejectionLog | None = None,
+    max_rejected_fraction: float = 1.0,
 ) -> PictureLabels:
     """Reads label files, plain or `.gz`; pictures come out sorted by id, labels sorted by class.
 
@@ -51,9 +52,10 @@ def read_openimages(
         machine_labels: `*-annotations-machine-imagelabels.csv`, used from ``machine_confidence`` on. In OpenImages they begin at 0.5.
         classes: those of a model or of the training part, in its order of indices: sorted.
         rejections: gets every row that cannot be used.
+        max_rejected_fraction: of all rows; those that are left out count as good.
 
     Raises:
-        DataError: a file is missing or damaged, or no label of a picture is left.
+        DataError: a file is missing or damaged, too many rows cannot be used, or no label of a picture is left.
     """
     rejections = RejectionLog() if rejections is None else rejections
     descriptions = None if class_descriptions is None else read_class_descriptions(Path(class_descriptions))
@@ -66,6 +68,8 @@ def read_openimages(
         collected.extend(read_label_rows(path, codes, _verified, rejections), is_machine=False)
     for path in _paths(machine_labels):
         collected.extend(read_label_rows(path, codes, _sure(machine_confidence), rejections), is_machine=True)
+    num_good = len(collected) + collected.num_left_out
+    rejections.check(num_good, max_rejected_fraction, f"rows of {_paths(annotations)[0]}")
     if not len(collected):
         raise DataError(f"{_paths(annotations)[0]}: no usable label is in it{rejections.summary()}")
 

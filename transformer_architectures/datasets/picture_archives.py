@@ -12,13 +12,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from transformer_architectures.datasets.picture_decoding import RejectedPicture
+from transformer_architectures.datasets.picture_decoding import MAX_BYTES, RejectedPicture
 from transformer_architectures.datasets.picture_ids import PictureIds
 from transformer_architectures.errors import DataError
 
 ARCHIVES = (".tar", ".zip")
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-MAX_BYTES = 2**28  # more is no picture, but a mistake or an attack
 ZIP_LOCAL_HEADER = 30  # bytes before the name; the lengths of name and extra field are its last two numbers
 IS_ENCRYPTED = 1
 

@@ -95,15 +95,22 @@ def check_pictures(
 def files_digest(path: Path) -> bytes:
     """SHA-256 over names, sizes and times of change of a file, or of all files of a tree; their content is not read."""
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(Path(root, name) for root, _, names in os.walk(path) for name in names)
-    for file in files:
+    for file in [path] if path.is_file() else _files_below(path):
         try:
             status = file.stat()
             found = f"{status.st_size}\0{status.st_mtime_ns}"
         except OSError as error:  # a link to nowhere, a file that is just being replaced
             found = f"{error.strerror}"
-        digest.update(f"{file.relative_to(path)}\0{found}\n".encode(errors="replace"))
+        digest.update(f"{file.relative_to(path)}\0{found}\n".encode(errors="surrogateescape"))
     return digest.digest()
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """In a fixed order, the names of one folder at a time: there may be millions."""
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            yield Path(root, name)
 
 
 class Examined(NamedTuple):

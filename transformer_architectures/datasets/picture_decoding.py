@@ -12,9 +12,11 @@ Pillow alone decodes: torchvision's own decoders are twice as fast for small fil
 What cannot be seen: a JPEG whose data were damaged in the middle, but end as they should, decodes to a grey or shifted part.
 """
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from torch import Tensor
 from transformer_architectures.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+MAX_BYTES = 2**28  # of a file: more is no picture, but a mistake or an attack
 MAX_PIXELS = 2**26  # 200 MB as RGB; the largest pictures that cameras take
 ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC = 0x0112, 258, 262  # tags of EXIF and TIFF
 WHITE_IS_ZERO = 0
@@ -47,6 +50,23 @@ class RejectedPicture(DataError):
     def reason(self) -> str:
         """Why, in a few words."""
         return str(self)
+
+
+def read_picture_file(path: Path) -> bytes:
+    """The content of a picture file.
+
+    Raises:
+        RejectedPicture: it cannot be read, is too large, or is no file but a pipe or a device, which might never end.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise RejectedPicture("not a file")
+        if status.st_size > MAX_BYTES:
+            raise RejectedPicture(f"{status.st_size:,} bytes, over the limit of {MAX_BYTES:,}")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise RejectedPicture(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 height width"]:

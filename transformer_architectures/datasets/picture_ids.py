@@ -1,5 +1,6 @@
 """Millions of picture ids, compactly."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, overload
@@ -8,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64, Integer
+
+from transformer_architectures.errors import DataError
 
 STRINGS_AT_ONCE = 100_000
 
@@ -24,10 +27,17 @@ class PictureIds(Sequence[str]):
 
     @classmethod
     def from_strings(cls, ids: Iterable[str]) -> "PictureIds":
-        """In the order given. An iterator is never held in memory as a whole."""
+        """In the order given. An iterator is never held in memory as a whole.
+
+        Raises:
+            DataError: one is not UTF-8: a file's name may be any bytes.
+        """
         remaining = iter(ids)
         chunks = iter(lambda: list(islice(remaining, STRINGS_AT_ONCE)), [])
-        arrays = [pa.array(chunk, pa.large_string()) for chunk in chunks]
+        try:
+            arrays = [pa.array(chunk, pa.large_string()) for chunk in chunks]
+        except UnicodeEncodeError as error:
+            raise DataError(f"the name of a picture is not UTF-8, rename it: {os.fsencode(error.object)!r}") from None
         return cls(pa.concat_arrays(arrays) if arrays else pa.array([], pa.large_string()))
 
     def __len__(self) -> int:

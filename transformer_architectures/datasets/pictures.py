@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from transformer_architectures.datasets.picture_archives import ARCHIVES, ArchiveMembers, index_archives
-from transformer_architectures.datasets.picture_decoding import RejectedPicture, decode_picture
+from transformer_architectures.datasets.picture_decoding import RejectedPicture, decode_picture, read_picture_file
 from transformer_architectures.datasets.picture_ids import PictureIds
 from transformer_architectures.errors import DataError
 
@@ -49,11 +49,7 @@ class FolderPictures:
         self._index = _Index(paths, id_form, str(folder))
 
     def read(self, picture_id: str) -> bytes:
-        path = self.folder / self._index.path(picture_id)
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise RejectedPicture(f"cannot be read: {error.strerror}") from None
+        return read_picture_file(self.folder / self._index.path(picture_id))
 
     def __contains__(self, picture_id: object) -> bool:
         return picture_id in self._index
@@ -145,21 +141,29 @@ def _stem(path: str) -> str:
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """Paths of pictures relative to the folder; each folder once, also where links make a circle."""
+    """Paths of pictures relative to the folder; each folder once, also where links make a circle.
+
+    Raises:
+        DataError: a folder in it cannot be read.
+    """
     waiting, seen = [""], set()
     while waiting:
         below = waiting.pop()
-        status = os.stat(folder / below)
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder / below) as entries:
-            for entry in entries:
-                path = f"{below}{entry.name}"
-                if entry.is_dir():
-                    waiting.append(f"{path}/")
-                elif is_picture(path):
-                    yield path
+        try:
+            status = os.stat(folder / below)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder / below) as entries:
+                found = [(entry.name, entry.is_dir()) for entry in entries]
+        except OSError as error:
+            raise DataError(f"{folder / below}: cannot be read: {error.strerror}") from None
+        for name, is_folder in found:
+            path = f"{below}{name}"
+            if is_folder:
+                waiting.append(f"{path}/")
+            elif is_picture(path):
+                yield path
 
 
 __all__ = [
@@ -171,4 +175,5 @@ __all__ = [
     "files_below",
     "is_picture",
     "open_pictures",
+    "read_picture_file",
 ]

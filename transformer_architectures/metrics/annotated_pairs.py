@@ -4,17 +4,24 @@ OpenImages' test part has 125,436 pictures and some 9,600 classes, but only abou
 each; all scores would be 4.8 GB.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Bool, Float, Float32, Integer, UInt32
+from jaxtyping import Bool, Float, Float32, Int64, Integer, UInt32
 from torch import Tensor
 
 from transformer_architectures.errors import DataError
 
 PAIR = np.dtype([("class_index", np.uint32), ("score", np.float32), ("is_positive", np.bool_)])
 GROWTH = 1 / 8  # share of the storage that may be empty
+
+
+class ClassCounts(NamedTuple):
+    """Numbers of pairs of each class."""
+
+    positives: Int64[np.ndarray, "classes"]
+    annotated: Int64[np.ndarray, "classes"]
 
 
 class AnnotatedPairs:
@@ -112,6 +119,13 @@ class AnnotatedPairs:
     def is_positive(self) -> Bool[np.ndarray, "pairs"]:
         """Whether the class was verified to be present, or to be absent."""
         return self._column("is_positive")
+
+    def class_counts(self) -> ClassCounts:
+        """Of each class, how many pairs are positive and how many there are."""
+        return ClassCounts(
+            positives=np.bincount(self.class_index[self.is_positive], minlength=self.num_classes),
+            annotated=np.bincount(self.class_index, minlength=self.num_classes),
+        )
 
     @property
     def accuracy(self) -> float | None:

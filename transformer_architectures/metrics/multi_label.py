@@ -6,7 +6,7 @@ A pair whose label is unknown is neither right nor wrong; published OpenImages c
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from transformer_architectures.errors import DataError
 from transformer_architectures.metrics.annotated_pairs import AnnotatedPairs
@@ -100,10 +100,8 @@ def class_curves(pairs: AnnotatedPairs) -> PrecisionRecallCurves:
     return precision_recall_curves(pairs.class_index, pairs.score, pairs.is_positive, pairs.num_classes)
 
 
-def class_coverage(pairs: AnnotatedPairs) -> ClassCoverage:
-    """Counts of classes that are scored and skipped."""
-    annotated = np.bincount(pairs.class_index, minlength=pairs.num_classes)
-    positives = np.bincount(pairs.class_index[pairs.is_positive], minlength=pairs.num_classes)
+def class_coverage(positives: Int[np.ndarray, "classes"], annotated: Int[np.ndarray, "classes"]) -> ClassCoverage:
+    """Which classes are scored and which are skipped, from their numbers of positive and of annotated pairs."""
     return ClassCoverage(
         scored=int((positives > 0).sum()),
         unannotated=int((annotated == 0).sum()),

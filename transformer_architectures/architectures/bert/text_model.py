@@ -19,7 +19,8 @@ from transformer_architectures.architectures.bert.rows import TokenRow
 from transformer_architectures.architectures.bert.windowed_text import WindowedText, Windowing
 from transformer_architectures.config import StrictModel
 from transformer_architectures.errors import ModelFolderError, UsageError
-from transformer_architectures.model_folder import LoadedModel, ModelFolder, write_model_folder
+from transformer_architectures.loaded_model import LoadedModel
+from transformer_architectures.model_folder import ModelFolder, write_model_folder
 from transformer_architectures.samplers import TokenBudgetBatchSampler
 from transformer_architectures.text_lines import read_text_lines
 from transformer_architectures.tokenization import WordPieceTokenizer, load_tokenizer
@@ -58,10 +59,9 @@ class TextModel(LoadedModel):
         classes: Sequence[str] = (),
         device: torch.device | None = None,
     ) -> None:
-        self.model: Any = model.to(device)
+        super().__init__(model, device)
         self.tokenizer, self.classes = tokenizer, tuple(classes)
         self._settings = settings
-        self.device = next(model.parameters()).device
         self.windowing = Windowing(settings.max_length, settings.stride, tokenizer.cls_id, tokenizer.sep_id)
 
     @staticmethod
@@ -163,15 +163,10 @@ class TextModel(LoadedModel):
                     [(number, TokenRow(texts[number], asked[number], (labels or asked)[number])) for number in numbers]
                 )
 
-    @torch.inference_mode()
     def compute(self, function: Callable[[LabeledBatch], Tensor], batch: LabeledBatch) -> Tensor:
         """``function`` of a batch on the model, dropout off, whatever the model's mode; fp32, on the CPU."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with self.computing():
             return function(batch.to(self.device)).float().cpu()
-        finally:
-            self.model.train(was_training)
 
 
 def split_by_text(values: Tensor, counts: Iterable[int]) -> list[Tensor]:

@@ -58,7 +58,7 @@ def read_pretrained(config: VanillaModelConfig) -> PretrainedStart:
 
 def _from_our_folder(config: VanillaModelConfig, path: Path) -> PretrainedStart:
     folder = open_model_folder(path)
-    loaded = folder.loader.from_folder(folder, "cpu")
+    loaded = folder.load("cpu")
     if not isinstance(loaded, Translator):
         raise ConfigError(f"Model: pretrained: {path} is a model for {folder.config['task']}, not for translation")
 

@@ -15,8 +15,9 @@ from transformer_architectures.architectures.vanilla.long_text import token_piec
 from transformer_architectures.architectures.vanilla.transformer import Transformer
 from transformer_architectures.errors import DataError, ModelFolderError, UsageError
 from transformer_architectures.generation import GenerationConfig, Hypotheses, beam_search
+from transformer_architectures.loaded_model import LoadedModel
 from transformer_architectures.metrics import translation_scores, translation_signatures
-from transformer_architectures.model_folder import LoadedModel, ModelFolder, write_model_folder
+from transformer_architectures.model_folder import ModelFolder, write_model_folder
 from transformer_architectures.samplers import TokenBudgetBatchSampler
 from transformer_architectures.text_lines import as_one_line, read_text_lines
 from transformer_architectures.tokenization import Tokenizer, load_tokenizer
@@ -50,8 +51,8 @@ class Translator(LoadedModel):
         generation: GenerationConfig = GenerationConfig(),
         device: torch.device | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.generation = model.to(device), tokenizer, generation
-        self.device = next(model.parameters()).device
+        super().__init__(model, device)
+        self.tokenizer, self.generation = tokenizer, generation
 
     @classmethod
     def from_folder(cls, folder: ModelFolder, device: str) -> "Translator":
@@ -233,7 +234,6 @@ class Translator(LoadedModel):
             [Translation(as_one_line(next(texts)), score) for score in scores] for scores in hypotheses.scores.tolist()
         ]
 
-    @torch.inference_mode()
     def search(self, sources: list[list[int]], num_beams: int, n_best: int) -> Hypotheses:
         """One batch of token ids (no special tokens) through the model. Dropout is off, whatever the model's mode."""
         config = self.model.config
@@ -242,9 +242,7 @@ class Translator(LoadedModel):
         lengths = torch.tensor([len(row) for row in rows])
         source_mask = torch.arange(source_ids.shape[1]) < lengths[:, None]
         limits = torch.tensor([self._limit(source) for source in sources])
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with self.computing():
             return beam_search(
                 self.model.start_decoding(
                     source_ids.to(self.device), source_mask.to(self.device), num_beams, int(limits.max())
@@ -258,8 +256,6 @@ class Translator(LoadedModel):
                 length_penalty=self.generation.length_penalty,
                 suppress_tokens=sorted({config.pad_id, config.bos_id, config.start_id} - {config.eos_id}),
             )
-        finally:
-            self.model.train(was_training)
 
 
 def _only_characters(line: str) -> str:

@@ -52,6 +52,23 @@ class AugmentationConfig(StrictModel):
     )
 
     @model_validator(mode="after")
+    def every_key_does_something(self) -> "AugmentationConfig":
+        owners = {
+            "crop: random_resized": (self.crop == "random_resized", ("crop_scale", "crop_ratio")),
+            "crop: padded": (self.crop == "padded", ("padding",)),
+            "auto_augment: randaugment": (
+                self.auto_augment == "randaugment",
+                ("randaugment_operations", "randaugment_magnitude"),
+            ),
+            "mixup or cutmix over 0": (self.mixup > 0 or self.cutmix > 0, ("mixed",)),
+        }
+        for owner, (is_there, names) in owners.items():
+            for name in names:
+                if not is_there and name in self.model_fields_set:
+                    raise ValueError(f"{name} does nothing without {owner}")
+        return self
+
+    @model_validator(mode="after")
     def ranges_are_ranges(self) -> "AugmentationConfig":
         for name, (low, high), highest in (("crop_scale", self.crop_scale, 1.0), ("crop_ratio", self.crop_ratio, 1e3)):
             if not 0 < low <= high <= highest:

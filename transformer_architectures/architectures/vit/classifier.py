@@ -26,8 +26,15 @@ from transformer_architectures.datasets.openimages import read_openimages
 from transformer_architectures.datasets.pictures import open_pictures
 from transformer_architectures.datasets.rejections import RejectionLog
 from transformer_architectures.errors import DataError, ModelFolderError, UsageError
-from transformer_architectures.metrics import AnnotatedPairs, multi_label_scores, multi_label_signatures
-from transformer_architectures.model_folder import LoadedModel, ModelFolder, write_model_folder
+from transformer_architectures.loaded_model import LoadedModel
+from transformer_architectures.metrics import (
+    AnnotatedPairs,
+    Interpolation,
+    class_coverage,
+    multi_label_scores,
+    multi_label_signatures,
+)
+from transformer_architectures.model_folder import ModelFolder, write_model_folder
 from transformer_architectures.training.precision import resolve_device
 
 DEFAULT_BATCH_SIZE = 64
@@ -74,7 +81,7 @@ class PictureClassifier(LoadedModel):
 
     command_options: ClassVar[Mapping[str, frozenset[str]]] = {
         "predict": frozenset({"IMAGE...", "--batch-size"}),
-        "evaluate": frozenset({"--images", "--annotations", "--batch-size"}),
+        "evaluate": frozenset({"--images", "--annotations", "--interpolation", "--batch-size"}),
     }
 
     model: VisionTransformerForImageClassification
@@ -86,8 +93,8 @@ class PictureClassifier(LoadedModel):
         labeling: Labeling,
         device: torch.device | None = None,
     ) -> None:
-        self.model, self.preparation, self.labeling = model.to(device), preparation, labeling
-        self.device = next(model.parameters()).device
+        super().__init__(model, device)
+        self.preparation, self.labeling = preparation, labeling
 
     @classmethod
     def from_folder(cls, folder: ModelFolder, device: str) -> "PictureClassifier":
@@ -133,17 +140,29 @@ class PictureClassifier(LoadedModel):
         return list(self._rows(list(images), batch_size))
 
     def evaluate(
-        self, images: str | Path, annotations: str | Path | None = None, *, batch_size: int = DEFAULT_BATCH_SIZE
+        self,
+        images: str | Path,
+        annotations: str | Path | None = None,
+        *,
+        interpolation: Interpolation = "none",
+        batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> dict[str, float]:
         """Scores on pictures in the layout of OpenImages; without ``annotations``, on an image folder, whose classes are its folders'.
 
-        Thresholds of F1 are those of the model. Pictures that cannot be used are left out, and their number is said.
+        Thresholds of F1 are those of the model. Pictures that cannot be used and classes that cannot be scored are left out, and how
+        many they are is said.
+
+        Args:
+            interpolation: of average precision: ``none``, or ``voc2007`` for the 11 points of the PASCAL VOC challenge of that year.
 
         Raises:
             DataError: nothing can be read, a folder is of no class of the model, or no picture can be used.
         """
         pairs = self.annotated_pairs(self._labeled(images, annotations, batch_size))
-        return multi_label_scores(pairs, np.array(self.labeling.thresholds))
+        coverage = class_coverage(*pairs.class_counts())
+        if coverage.skipped or coverage.without_negative:
+            print(coverage, file=sys.stderr)
+        return multi_label_scores(pairs, np.array(self.labeling.thresholds), interpolation)
 
     # ---------------------------------------------------------------- the commands
     def predict_command(self, image: Sequence[str] = (), batch_size: int = DEFAULT_BATCH_SIZE) -> Iterator[str]:
@@ -154,27 +173,26 @@ class PictureClassifier(LoadedModel):
         return (json.dumps(row, ensure_ascii=False) for row in self._rows(paths, batch_size))
 
     def evaluate_command(
-        self, images: str | None = None, annotations: str | None = None, batch_size: int = DEFAULT_BATCH_SIZE
+        self,
+        images: str | None = None,
+        annotations: str | None = None,
+        interpolation: Interpolation = "none",
+        batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> tuple[dict[str, float], dict[str, str]]:
         """Scores on verified labels, and their signatures."""
         if images is None:
             raise UsageError(
                 "pictures are evaluated with --images DIR, and --annotations CSV unless folders are classes"
             )
-        scores = self.evaluate(images, annotations, batch_size=batch_size)
-        return scores, multi_label_signatures(threshold=None, single_label="accuracy" in scores)
+        scores = self.evaluate(images, annotations, interpolation=interpolation, batch_size=batch_size)
+        return scores, multi_label_signatures(None, interpolation, single_label="accuracy" in scores)
 
     # ---------------------------------------------------------------- how it is done
-    @torch.inference_mode()
     def probabilities(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float32[Tensor, "batch classes"]:
         """One batch of prepared pictures through the model, on its device. Dropout is off, whatever the model's mode."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with self.computing():
             logits: Tensor = self.model(self.preparation.normalize(pixels.to(self.device, non_blocking=True))).float()
-        finally:
-            self.model.train(was_training)
-        return logits.softmax(dim=1) if self.labeling.probabilities == "softmax" else logits.sigmoid()
+            return logits.softmax(dim=1) if self.labeling.probabilities == "softmax" else logits.sigmoid()
 
     def annotated_pairs(
         self, batches: Iterable[LabeledPixels], between_batches: Callable[[], None] = lambda: None

@@ -18,6 +18,7 @@ from transformer_architectures.datasets.pictures import (
     RejectedPicture,
     decode_picture,
     files_below,
+    read_picture_file,
 )
 from transformer_architectures.errors import DataError, UsageError
 from transformer_architectures.processes import available_cores, ignore_signals
@@ -88,10 +89,7 @@ class _Preparation(Dataset[Prepared]):
             return decode_image(given)
         if self.source is not None:
             return decode_picture(self.source.read(os.fspath(given)))
-        try:
-            return decode_picture(Path(given).read_bytes())
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-            raise RejectedPicture(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        return decode_picture(read_picture_file(Path(given)))
 
 
 def _as_it_is(item: Prepared) -> Prepared:

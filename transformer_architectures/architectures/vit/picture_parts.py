@@ -22,6 +22,7 @@ from transformer_architectures.datasets.pixel_store import PixelStore
 from transformer_architectures.datasets.rejections import RejectionLog
 from transformer_architectures.datasets.splitting import hash_position, is_validation
 from transformer_architectures.errors import DataError
+from transformer_architectures.metrics import class_coverage
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +93,18 @@ def prepare_parts(config: VitDataConfig, rejected_path: Path | None = None) -> P
             parts[part] = replace(pictures, pixels=check.pixels, places=np.arange(len(ids))).select(usable)
             if part == "train":
                 statistics = check.color_statistics()
+            else:
+                notes += _coverage_notes(part, parts[part].labels)
     assert statistics is not None
     return PictureParts(parts, statistics, tuple(notes), rejected)
+
+
+def _coverage_notes(part: Part, labels: PictureLabels) -> list[str]:
+    """Which classes the scores of a part are not of, if any; before training, and not in its log only."""
+    coverage = class_coverage(*labels.class_frequencies())
+    if not coverage.scored:
+        raise DataError(f"no picture of the {part} part is verified to show a class: there is nothing to score")
+    return [f"{part}: {coverage}"] if coverage.skipped or coverage.without_negative else []
 
 
 def _advice(part: Part) -> str:
@@ -108,11 +119,11 @@ def _read_parts(config: VitDataConfig, cache_dir: Path, listing: TextIO | None) 
     }
     if (digits := config.train.digits) is not None:
         config, files = _with_digits(config, digit_pictures(cache_dir, DigitPicturesRecipe(**digits.model_dump())))
-    train = _read("train", files["train"] or config.train, config, None, listing)
+    train = _read(files["train"] or config.train, config, None, listing)
     parts: dict[Part, PicturePart] = {}
     for part, declared in files.items():
         if part != "train" and declared is not None:
-            parts[part] = _read(part, declared, config, train.labels.classes, listing)
+            parts[part] = _read(declared, config, train.labels.classes, listing)
     if "validation" not in parts:
         fraction, ids = config.validation_fraction, train.labels.picture_ids
         is_set_apart = np.fromiter((is_validation(id_, fraction) for id_ in ids), bool, len(ids))
@@ -136,14 +147,14 @@ def _with_digits(config: VitDataConfig, folder: Path) -> tuple[VitDataConfig, di
 
 
 def _read(
-    part: Part, files: PictureFilesConfig, config: VitDataConfig, classes: Sequence[str] | None, listing: TextIO | None
+    files: PictureFilesConfig, config: VitDataConfig, classes: Sequence[str] | None, listing: TextIO | None
 ) -> PicturePart:
     """One declared part; ``classes`` are those of the training part."""
     if files.image_folder is not None:
         labels, source = read_image_folder(files.image_folder, classes)
         return PicturePart(labels, source, Path(files.image_folder))
     assert files.pictures is not None and files.annotations is not None
-    source, log = open_pictures(files.pictures), RejectionLog(listing)
+    source = open_pictures(files.pictures)
     labels = read_openimages(
         files.annotations,
         source,
@@ -152,9 +163,9 @@ def _read(
         files.machine_labels or (),
         0.8 if files.machine_confidence is None else files.machine_confidence,
         classes=classes,
-        rejections=log,
+        rejections=RejectionLog(listing),
+        max_rejected_fraction=config.max_rejected_fraction,
     )
-    log.check(len(labels.class_index), config.max_rejected_fraction, f"rows of the {part} label files")
     return PicturePart(labels, source, Path(files.pictures))
 
 

@@ -111,8 +111,7 @@ def class_table(pairs: AnnotatedPairs, labeling: Labeling) -> list[dict[str, Any
     """A row for each class: its scores (None without a positive), its threshold, and how many verified pairs it has."""
     precision = average_precision_per_class(pairs)
     f1 = f1_per_class(pairs, np.array(labeling.thresholds))
-    annotated = np.bincount(pairs.class_index, minlength=pairs.num_classes)
-    positives = np.bincount(pairs.class_index[pairs.is_positive], minlength=pairs.num_classes)
+    positives, annotated = pairs.class_counts()
     return [
         {
             "class": labeling.classes[index],

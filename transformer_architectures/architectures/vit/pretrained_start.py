@@ -72,7 +72,7 @@ def read_pretrained(config: VitModelConfig) -> PretrainedStart:
     path = Path(config.pretrained)
     if (path / MANIFEST).is_file():
         folder = open_model_folder(path)
-        loaded = folder.loader.from_folder(folder, "cpu")
+        loaded = folder.load("cpu")
         if not isinstance(loaded, PictureClassifier):
             raise ConfigError(f"Model: pretrained: {path} is a model for {folder.config['task']}, not for pictures")
         found, weights = loaded.model.config, loaded.model.state_dict()
