@@ -5,16 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from short_training import train
 from torch import Tensor
 
 from transformer_architectures.architectures.vanilla import LabeledBatch, Transformer, VanillaModelConfig
 from transformer_architectures.architectures.vanilla.data import IGNORED_LABEL
 from transformer_architectures.generation import greedy_search
-from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.cross_entropy import linear_cross_entropy
-from transformer_architectures.training.optimization import build_optimizer, build_scheduler
-from transformer_architectures.training.precision import Precision
-from transformer_architectures.training.step import TrainingStep
 
 PAD, BOS, EOS = 0, 1, 2
 SYMBOLS = 10  # besides these three
@@ -51,15 +48,6 @@ def loss(model: Transformer, batch: LabeledBatch) -> Tensor:
     return linear_cross_entropy(hidden_states.flatten(0, 1)[rows], output.weight, output.bias, labels, 0.0)
 
 
-def train(model: Transformer, batches: Iterator[LabeledBatch], steps: int, learning_rate: float) -> list[float]:
-    """The losses of a training as users run it: AdamW, warm-up, clipping."""
-    config = TrainingConfig(max_steps=steps, schedule="cosine", warmup_steps=steps // 10, learning_rate=learning_rate)
-    optimizer = build_optimizer(model, config)
-    scheduler = build_scheduler(optimizer, config)
-    step = TrainingStep(model, loss, optimizer, scheduler, Precision(torch.device("cpu"), None), clip_norm=1.0)
-    return [step([next(batches)]).loss for _ in range(steps)]
-
-
 def translate(model: Transformer, sources: list[list[int]], longest: int) -> list[list[int]]:
     """Greedy, by the cache, as `predict` does."""
     model.eval()
@@ -88,7 +76,7 @@ def test_one_batch_is_learned_by_heart(seed: int, pre_layernorm: bool) -> None:
         while True:
             yield batch
 
-    losses = train(model, forever(), steps=150, learning_rate=8e-3)
+    losses = train(model, loss, forever(), steps=150, learning_rate=8e-3)
     assert losses[0] > 1.5 and losses[-1] < 0.05, (losses[0], losses[-1])
     assert translate(model, [source for source, _ in pairs], longest=12) == [target for _, target in pairs]
 
@@ -110,7 +98,7 @@ def test_a_rule_is_found(seed: int, rule: str) -> None:
             yield batch_of([pair(1, 8) for _ in range(48)])
 
     model = tiny_model()
-    losses = train(model, drawn(), steps=350, learning_rate=7e-3)
+    losses = train(model, loss, drawn(), steps=350, learning_rate=7e-3)
     held_out = [pair(6, 8) for _ in range(100)]
     outputs = translate(model, [source for source, _ in held_out], longest=20)
     exact = sum(output == target for output, (_, target) in zip(outputs, held_out, strict=True)) / len(held_out)

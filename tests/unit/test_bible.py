@@ -10,9 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from transformer_architectures.datasets import bible
-from transformer_architectures.datasets.bible import CODES, BibleVersion, Part, Verse, clean, part_of_chapter
+from transformer_architectures.datasets.bible import CODES, BibleVersion, Verse, clean, part_of_chapter
 from transformer_architectures.datasets.parallel_text import BibleConfig, Pair, ParallelTextConfig, read_pairs
 from transformer_architectures.datasets.rejections import Rejection
+from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.errors import DataError
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")

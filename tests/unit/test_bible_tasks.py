@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformer_architectures.datasets import bible
-from transformer_architectures.datasets.bible import BibleVersion, Part
+from transformer_architectures.datasets.bible import BibleVersion
 from transformer_architectures.datasets.bible_tasks import (
     kind_of_book,
     verses_by_kind,
@@ -21,6 +21,7 @@ from transformer_architectures.datasets.bible_tasks import (
 from transformer_architectures.datasets.documents import Document, DocumentsConfig, read_documents
 from transformer_architectures.datasets.labeled_text import LabeledText, LabeledTextConfig, read_labeled_text
 from transformer_architectures.datasets.parallel_text import BibleConfig, Pair, ParallelTextConfig, read_pairs
+from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.datasets.tagged_text import TaggedText, TaggedTextConfig, read_tagged_text
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")

@@ -10,7 +10,7 @@ import torch
 from pictures_on_disk import encoded, random_picture
 from PIL import Image
 
-from transformer_architectures.datasets import picture_check
+from transformer_architectures.datasets import items_in_order, picture_check
 from transformer_architectures.datasets.picture_check import PictureCheck, check_pictures, files_digest
 from transformer_architectures.datasets.pictures import decode_picture, open_pictures
 
@@ -88,8 +88,8 @@ def test_processes_find_what_one_finds(folder: Path, tmp_path: Path, monkeypatch
     ids = [f"g{number % 20:02}" for number in range(70)] + ["text", "missing"]
     random.shuffle(ids)
     here = check(folder, ids, tmp_path / "here", keep_pixels=True)
-    monkeypatch.setattr(picture_check, "FEW", 10)
-    monkeypatch.setattr(picture_check, "available_cores", lambda: 2)
+    monkeypatch.setattr(items_in_order, "FEW", 10)
+    monkeypatch.setattr(items_in_order, "available_cores", lambda: 2)
     workers = tmp_path / "workers"
 
     def noting_where(data: bytes) -> torch.Tensor:

@@ -20,7 +20,7 @@ from tiny_translator import tiny_translator
 from transformer_architectures import cli, load_model
 from transformer_architectures.architectures.vit.classifier import Labeling, PictureClassifier
 from transformer_architectures.architectures.vit.picture_grid import Tile, grid_png
-from transformer_architectures.architectures.vit.picture_inputs import FEW
+from transformer_architectures.datasets.items_in_order import FEW
 from transformer_architectures.datasets.pictures import decode_picture
 from transformer_architectures.errors import DataError, ModelFolderError, UsageError
 from transformer_architectures.metrics import AnnotatedPairs, multi_label_scores

@@ -168,6 +168,15 @@ def test_a_model_folder_goes_on_with_its_head_and_colors(files: Path) -> None:
     assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
+def test_registers_and_their_positions_may_be_named(files: Path) -> None:
+    task = make(files, model={**MODEL, "num_registers": 3})
+    task.export(lively(task), files / "model", {})
+    asked = {"pretrained": str(files / "model"), "prefix_positions": True}
+    assert read_pretrained(VitModelConfig.model_validate(asked)).model_config.num_prefix_positions == 4
+    with pytest.raises(ConfigError, match="prefix_positions: False contradicts True"):
+        read_pretrained(VitModelConfig.model_validate({**asked, "prefix_positions": False}))
+
+
 def test_other_classes_and_another_size(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, model = trained_folder(files)
     for class_ in ("x", "y"):

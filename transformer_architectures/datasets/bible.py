@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from transformer_architectures.command_line import uv
-from transformer_architectures.datasets.splitting import hash_position
+from transformer_architectures.datasets.splitting import Part, hash_position
 from transformer_architectures.errors import DataError
 
 BibleVersion = Literal["web", "bbe", "kjv", "darby", "segond"]
-Part = Literal["train", "validation", "test"]
 
 # World English, Basic English and King James; Darby and Segond 1910. All are public domain; no other version is used.
 CODES: dict[BibleVersion, str] = {"web": "4", "bbe": "3", "kjv": "k", "darby": "5", "segond": "l"}

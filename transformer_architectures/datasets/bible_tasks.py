@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from transformer_architectures.datasets.bible import BibleVersion, Part, Verse, chapters
+from transformer_architectures.datasets.bible import BibleVersion, Verse, chapters
+from transformer_architectures.datasets.splitting import Part
 
 BookKind = Literal["law", "history", "wisdom", "prophets", "gospels", "letters"]
 

@@ -1,7 +1,7 @@
 """The embedded default pictures: real handwritten digits on one canvas, written once in the layout of OpenImages.
 
 * One to four digits (scikit-learn's `load_digits`, 8 x 8 pixels, 250 writers) of any size, place, tilt and brightness, on a background
-  that slopes and is noisy. What a digit is can be read from its shape only: a linear model on the pixels hardly beats guessing.
+  that slopes and is noisy. What a digit is can be read from its shape only: a linear model on the pixels finds little (`docs/results.md`).
 * Train, validation and test are made from different digits.
 * In train a part of the labels is left out at random, so it is unknown; in validation and test all are verified, so scores are exact.
 """
@@ -12,24 +12,23 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from transformer_architectures.datasets.cached_folder import cached_folder
+from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.errors import DataError
 
 FORMAT = 1  # raise it when what is written below changes
 DIGITS = range(10)
-PARTS: tuple["Part", ...] = ("train", "validation", "test")
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
 SHARES = (0.7, 0.1, 0.2)  # of each class's digits that go to a part
 MAX_DIGITS = 4
 SMALLEST = 12.0  # pixels; the largest is 20 alone and 14 among four
 DISTANCE = 0.8  # of the mean of two digits' sizes, at least; digits are narrower than their square
-
-Part = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)

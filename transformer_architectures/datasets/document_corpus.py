@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from transformer_architectures.datasets.bible import Part
 from transformer_architectures.datasets.cached_folder import cached_folder
 from transformer_architectures.datasets.document_store import DocumentStoreWriter
 from transformer_architectures.datasets.documents import Document, DocumentsConfig, read_documents
 from transformer_architectures.datasets.parts_recipe import PARTS, PartsRecipe
 from transformer_architectures.datasets.rejections import REJECTED, Rejection, RejectionLog
+from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.errors import DataError
 from transformer_architectures.tokenization.parallel import tokenize_texts
 from transformer_architectures.tokenization.protocol import Tokenizer

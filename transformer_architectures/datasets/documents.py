@@ -11,11 +11,12 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from transformer_architectures.datasets.bible import Part, bible_path, chapters
+from transformer_architectures.datasets.bible import bible_path, chapters
 from transformer_architectures.datasets.lines import decode, read_lines
 from transformer_architectures.datasets.parts_recipe import SourceConfig
 from transformer_architectures.datasets.rejections import Rejection
 from transformer_architectures.datasets.sentences import split_sentences
+from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.errors import DataError
 
 

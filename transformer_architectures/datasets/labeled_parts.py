@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from transformer_architectures.datasets.bible import Part
 from transformer_architectures.datasets.labeled_text import LabeledText, LabeledTextConfig, read_labeled_text
 from transformer_architectures.datasets.labeled_text import unknown_label as unknown_label_reason
 from transformer_architectures.datasets.parts_recipe import PARTS, PartsRecipe, SourceConfig
 from transformer_architectures.datasets.rejections import Rejection, RejectionLog
-from transformer_architectures.datasets.splitting import hash_position
+from transformer_architectures.datasets.splitting import Part, hash_position
 from transformer_architectures.datasets.tagged_text import TaggedText, TaggedTextConfig, read_tagged_text, unknown_tag
 from transformer_architectures.errors import DataError
 

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
 
-from transformer_architectures.datasets.bible import Part, bible_path
+from transformer_architectures.datasets.bible import bible_path
 from transformer_architectures.datasets.bible_tasks import verses_by_kind
 from transformer_architectures.datasets.lines import is_utf8_text, text_format
 from transformer_architectures.datasets.parts_recipe import SourceConfig
 from transformer_architectures.datasets.rejections import Rejection
+from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.datasets.tables import TableRow, read_table
 
 

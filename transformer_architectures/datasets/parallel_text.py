@@ -13,9 +13,10 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, model_validator
 
 from transformer_architectures.config import StrictModel
-from transformer_architectures.datasets.bible import BibleVersion, Part, verse_pairs
+from transformer_architectures.datasets.bible import BibleVersion, verse_pairs
 from transformer_architectures.datasets.lines import decode, decode_record, is_utf8_text, read_lines, text_format
 from transformer_architectures.datasets.rejections import Rejection
+from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.errors import DataError
 
 

@@ -11,9 +11,9 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import Field
 
 from transformer_architectures.config import StrictModel
-from transformer_architectures.datasets.bible import BibleVersion, Part
+from transformer_architectures.datasets.bible import BibleVersion
 from transformer_architectures.datasets.cached_folder import file_digest
-from transformer_architectures.datasets.splitting import hash_position
+from transformer_architectures.datasets.splitting import Part, hash_position
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 

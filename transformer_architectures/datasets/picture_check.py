@@ -17,22 +17,20 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL
-import torch
 import torchvision
 from jaxtyping import Bool, Float64, UInt8
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from transformer_architectures.datasets.cached_folder import cached_folder
+from transformer_architectures.datasets.items_in_order import items_in_order
 from transformer_architectures.datasets.pictures import PictureSource, RejectedPicture, decode_picture
 from transformer_architectures.datasets.pixel_store import PixelStore, PixelStoreWriter
 from transformer_architectures.datasets.rejections import Rejection
 from transformer_architectures.datasets.splitting import hash_position
-from transformer_architectures.processes import available_cores, ignore_signals
 
 FORMAT = 1  # raise it when what is written below changes
 HISTOGRAM_PICTURES = 10_000  # more do not change the third digit of mean and standard deviation
 PICTURES_PER_CHUNK = 16
-FEW = 256  # so many are examined here: starting processes would take as long
 
 ColorHistogram = Float64[np.ndarray, "3 256"]
 ColorStatistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation
@@ -174,21 +172,10 @@ def _write(folder: Path, source: PictureSource, ids: Sequence[str], keep_pixels:
 
 
 def _examine_all(source: PictureSource, ids: Sequence[str], keep_pixels: bool) -> Iterator[Examined]:
-    chunks = DataLoader(
-        _Examination(source, ids, keep_pixels),
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=available_cores() if len(ids) > FEW else 0,
-        generator=torch.Generator(),  # of its own, or it would draw from the global one
-        worker_init_fn=ignore_signals,
-    )
+    examination = _Examination(source, ids, keep_pixels)
+    chunks: Iterator[list[Examined]] = items_in_order(examination, len(examination), len(ids))
     for chunk in chunks:
         yield from chunk
-
-
-def _as_it_is(chunk: list[Examined]) -> list[Examined]:
-    """Loaders would turn arrays into tensors."""
-    return chunk
 
 
 __all__ = ["ColorStatistics", "PictureCheck", "check_pictures", "files_digest"]

@@ -1,6 +1,6 @@
 """What is known of the labels of many pictures: present, absent, or nothing; kept as sparse rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -62,6 +62,13 @@ class PictureLabels:
         labels[listed] = is_positive
         masks[listed] = 1
         return labels, masks
+
+    def targets_of(
+        self, indices: Iterable[int]
+    ) -> tuple[Float32[np.ndarray, "picked classes"], Float32[np.ndarray, "picked classes"]]:
+        """`targets` of several pictures, stacked."""
+        labels, masks = zip(*(self.targets(index) for index in indices), strict=True)
+        return np.stack(labels), np.stack(masks)
 
     def select(self, indices: Sequence[int] | Integer[np.ndarray, "picked"]) -> "PictureLabels":
         """The pictures at the given places, in that order."""

@@ -1,6 +1,9 @@
 """Parts by hash: where an example belongs depends on itself alone, so no change of a file list moves any other."""
 
 import hashlib
+from typing import Literal
+
+Part = Literal["train", "validation", "test"]
 
 
 def hash_position(key: str) -> float:

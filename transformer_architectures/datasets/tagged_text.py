@@ -7,12 +7,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from transformer_architectures.datasets.bible import Part, bible_path
+from transformer_architectures.datasets.bible import bible_path
 from transformer_architectures.datasets.bible_tasks import verses_without_punctuation
 from transformer_architectures.datasets.conll import TaggedText, read_columns, read_conllu
 from transformer_architectures.datasets.lines import text_format
 from transformer_architectures.datasets.parts_recipe import SourceConfig
 from transformer_architectures.datasets.rejections import Rejection
+from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.datasets.tag_schemes import (
     TagScheme,
     as_bio,

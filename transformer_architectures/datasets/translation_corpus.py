@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformer_architectures.datasets.bible import Part, bible_path
+from transformer_architectures.datasets.bible import bible_path
 from transformer_architectures.datasets.cached_folder import cached_folder, file_digest
 from transformer_architectures.datasets.parallel_text import Pair, ParallelTextConfig, Row, read_pairs
 from transformer_architectures.datasets.rejections import REJECTED, Rejection, RejectionLog
-from transformer_architectures.datasets.splitting import hash_position
+from transformer_architectures.datasets.splitting import Part, hash_position
 from transformer_architectures.datasets.token_store import TokenStoreWriter
 from transformer_architectures.errors import DataError
 from transformer_architectures.tokenization.parallel import TextPair, TokenPair, tokenize_pairs

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from transformer_architectures.config import StrictModel
 from transformer_architectures.datasets.parallel_text import ParallelTextConfig
+from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.datasets.token_store import TokenStore
 from transformer_architectures.datasets.translation_corpus import CorpusRecipe, prepare_corpus, row_counts
 from transformer_architectures.errors import DataError
@@ -24,8 +25,6 @@ from transformer_architectures.samplers import TokenBudgetBatchSampler
 from transformer_architectures.tokenization import Tokenizer, load_tokenizer
 
 IGNORED_LABEL = -100  # torch's own convention
-
-Part = Literal["train", "validation", "test"]
 
 
 class VanillaDataConfig(StrictModel):

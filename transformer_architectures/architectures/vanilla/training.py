@@ -15,7 +15,6 @@ from transformer_architectures.architectures.vanilla.config import VanillaModelC
 from transformer_architectures.architectures.vanilla.data import (
     IGNORED_LABEL,
     LabeledBatch,
-    Part,
     TransformerDataModule,
     VanillaDataConfig,
 )
@@ -24,6 +23,7 @@ from transformer_architectures.architectures.vanilla.transformer import Transfor
 from transformer_architectures.architectures.vanilla.translator import Translator
 from transformer_architectures.command_line import tarch, write_lines
 from transformer_architectures.config import StrictModel, load_sections
+from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.errors import ConfigError
 from transformer_architectures.generation import GenerationConfig
 from transformer_architectures.metrics import translation_scores, translation_signatures

@@ -259,8 +259,7 @@ class PictureClassifier(LoadedModel):
                     unusable.reasons[reason] += 1
             usable = [(row, found) for row, found in batch if isinstance(found, Tensor)]
             if usable:
-                targets = [labels.targets(row) for row, _ in usable]
-                known, masks = (torch.from_numpy(np.stack(column)) for column in zip(*targets, strict=True))
+                known, masks = map(torch.from_numpy, labels.targets_of(row for row, _ in usable))
                 yield LabeledPixels(torch.stack([found for _, found in usable]), known, masks)
         if len(unusable):
             print(

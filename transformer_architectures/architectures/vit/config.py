@@ -96,10 +96,14 @@ class VitModelConfig(StrictModel):
         return int(self.has_class_token) + self.num_registers
 
     @property
+    def has_prefix_positions(self) -> bool:
+        """Whether they have positions."""
+        return self.positions == "learned" and self.prefix_positions is not False
+
+    @property
     def num_prefix_positions(self) -> int:
         """How many of them have a position."""
-        has_positions = self.positions == "learned" and self.prefix_positions is not False
-        return self.num_prefix if has_positions else 0
+        return self.num_prefix if self.has_prefix_positions else 0
 
     @property
     def norms_after_pooling(self) -> bool:

@@ -18,10 +18,10 @@ from transformer_architectures.architectures.vit.augmentation import PicturePrep
 from transformer_architectures.architectures.vit.data_config import VitDataConfig
 from transformer_architectures.architectures.vit.mixing import PictureMixing
 from transformer_architectures.architectures.vit.picture_parts import PicturePart, prepare_parts
-from transformer_architectures.datasets.digits import Part
 from transformer_architectures.datasets.picture_check import ColorStatistics
 from transformer_architectures.datasets.picture_labels import PictureLabels
 from transformer_architectures.datasets.pictures import RejectedPicture, decode_picture
+from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.errors import DataError
 from transformer_architectures.processes import ignore_signals
 from transformer_architectures.samplers import ShuffledBatchSampler

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from transformer_architectures.architectures.vit.augmentation import PicturePreparation
+from transformer_architectures.datasets.items_in_order import items_in_order
 from transformer_architectures.datasets.picture_decoding import decode_image
 from transformer_architectures.datasets.pictures import (
     PICTURE_SUFFIXES,
@@ -21,12 +22,9 @@ from transformer_architectures.datasets.pictures import (
     read_picture_file,
 )
 from transformer_architectures.errors import DataError, UsageError
-from transformer_architectures.processes import available_cores, ignore_signals
 
 Input = str | os.PathLike[str] | Image.Image | Tensor  # a tensor: uint8 (3, height, width)
 Prepared = Tensor | str  # pixels, or why there are none
-
-FEW = 256  # so many are decoded here: starting processes would take as long
 
 
 def prepared_pictures(
@@ -37,16 +35,7 @@ def prepared_pictures(
     Args:
         source: where pictures are looked up; then the inputs are ids.
     """
-    return iter(
-        DataLoader(
-            _Preparation(inputs, preparation, source),
-            batch_size=None,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # a batch of one is no list here
-            num_workers=available_cores() if len(inputs) > FEW else 0,
-            generator=torch.Generator(),  # of its own, or it would draw from the global one
-            worker_init_fn=ignore_signals,
-        )
-    )
+    return items_in_order(_Preparation(inputs, preparation, source), len(inputs), len(inputs))
 
 
 def pictures_of(path: str) -> list[str]:
@@ -90,10 +79,6 @@ class _Preparation(Dataset[Prepared]):
         if self.source is not None:
             return decode_picture(self.source.read(os.fspath(given)))
         return decode_picture(read_picture_file(Path(given)))
-
-
-def _as_it_is(item: Prepared) -> Prepared:
-    return item
 
 
 __all__ = ["Input", "Prepared", "pictures_of", "prepared_pictures"]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from transformer_architectures.architectures.vit.data_config import PictureFilesConfig, VitDataConfig
-from transformer_architectures.datasets.digits import PARTS, DigitPicturesRecipe, Part, digit_pictures
+from transformer_architectures.datasets.digits import PARTS, DigitPicturesRecipe, digit_pictures
 from transformer_architectures.datasets.hidden_labels import hide_negatives
 from transformer_architectures.datasets.image_folder import read_image_folder
 from transformer_architectures.datasets.openimages import read_openimages
@@ -20,7 +20,7 @@ from transformer_architectures.datasets.picture_labels import PictureLabels
 from transformer_architectures.datasets.pictures import PictureSource, open_pictures
 from transformer_architectures.datasets.pixel_store import PixelStore
 from transformer_architectures.datasets.rejections import RejectionLog
-from transformer_architectures.datasets.splitting import hash_position, is_validation
+from transformer_architectures.datasets.splitting import Part, hash_position, is_validation
 from transformer_architectures.errors import DataError
 from transformer_architectures.metrics import class_coverage
 

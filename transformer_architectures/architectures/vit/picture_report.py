@@ -97,7 +97,7 @@ def augmented_grid(batch: LabeledBatch, names: tuple[str, ...]) -> bytes:
     tiles = []
     for pixels, labels, masks in list(zip(batch.pixels, batch.labels, batch.masks, strict=True))[:NUM_TILES]:
         present = [f"{_share(labels[i] * masks[i])}{names[i]}" for i in (labels * masks).nonzero().flatten().tolist()]
-        num_absent = int(((masks == 1) & (labels == 0)).sum())
+        num_absent = int(((masks > 0) & (labels == 0)).sum())
         num_unknown = int((masks == 0).sum())
         tiles.append(Tile(pixels, [", ".join(present) or "-", f"{num_absent} absent, {num_unknown} unknown"]))
     return grid_png(tiles)

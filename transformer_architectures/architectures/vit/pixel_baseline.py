@@ -21,8 +21,7 @@ def logistic_regression_scores(
     Thresholds are the best on validation. It is trained on the first `MAX_PICTURES` training pictures.
     """
     pixels = _grey(train, MAX_PICTURES)
-    targets = [train.labels.targets(row) for row in range(len(pixels))]
-    labels, masks = (np.stack(column) for column in zip(*targets, strict=True))
+    labels, masks = train.labels.targets_of(range(len(pixels)))
     mean, std = pixels.mean(axis=0), pixels.std(axis=0) + 1e-6
     models = []
     for known, verified in zip(labels.T, masks.T == 1, strict=True):
@@ -33,7 +32,7 @@ def logistic_regression_scores(
     def pairs(part: OpenImagesDataset) -> AnnotatedPairs:
         standardised = (_grey(part) - mean) / std
         scores = [np.zeros(len(part)) if model is None else model.predict_proba(standardised)[:, 1] for model in models]
-        targets = [torch.from_numpy(np.stack(column)) for column in zip(*map(part.labels.targets, range(len(part))))]
+        targets = map(torch.from_numpy, part.labels.targets_of(range(len(part))))
         found = AnnotatedPairs(len(models))
         found.add(torch.from_numpy(np.stack(scores, axis=1)).float(), *targets)
         return found

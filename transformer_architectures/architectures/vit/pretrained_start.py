@@ -29,7 +29,7 @@ FREE = {
 SAME_AS = {
     "class_token": "has_class_token",
     "norm_after_pooling": "norms_after_pooling",
-    "prefix_positions": "num_prefix_positions",
+    "prefix_positions": "has_prefix_positions",
 }
 
 

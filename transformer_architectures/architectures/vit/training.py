@@ -30,7 +30,7 @@ from transformer_architectures.architectures.vit.pretrained_start import Pretrai
 from transformer_architectures.architectures.vit.transformer import VisionTransformerForImageClassification
 from transformer_architectures.command_line import tarch, write_lines
 from transformer_architectures.config import StrictModel, load_sections
-from transformer_architectures.datasets.digits import Part
+from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.errors import ConfigError
 from transformer_architectures.metrics import (
     AnnotatedPairs,
@@ -224,8 +224,8 @@ class ImageClassificationTask:
         labels = self.data.dataset(part).labels
         pairs = AnnotatedPairs(len(labels.classes))
         for start in range(0, len(labels), ROWS_AT_ONCE):
-            targets = [labels.targets(row) for row in range(start, min(start + ROWS_AT_ONCE, len(labels)))]
-            known, masks = (torch.from_numpy(np.stack(column)) for column in zip(*targets, strict=True))
+            rows = range(start, min(start + ROWS_AT_ONCE, len(labels)))
+            known, masks = map(torch.from_numpy, labels.targets_of(rows))
             pairs.add(probabilities.expand_as(known), known, masks)
         return pairs
 
