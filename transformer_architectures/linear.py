@@ -1,7 +1,8 @@
 """Linear layers. On CPUs with AVX-512 their fp32 products go to oneDNN.
 
-torch sends fp32 products to MKL, which on AMD processors computes with AVX2: 200 GFLOP/s on two cores where oneDNN reaches 450,
-in the same true fp32 (see `benchmarks/results/matrix_products.md`). Both libraries come with torch; it has no setting for
+torch sends fp32 products to MKL, which on AMD processors computes with AVX2: 200 GFLOP/s on two cores of Zen 5, where oneDNN reaches
+450 in the same true fp32. On Zen 4 oneDNN is up to a fifth faster for most products, and slower for small ones and for weight
+gradients of narrow layers (`benchmarks/results/matrix_products.md`, `matrix_products_zen5.md`): there it hardly matters. Both libraries come with torch; it has no setting for
 this, but the operator that its compiler uses. Where that operator is missing, and for all other types and devices, this is
 `torch.nn.functional.linear`.
 """

@@ -65,6 +65,19 @@ KILLED_IN_SAVE = f"""if True:
 """
 
 
+# The program, with the plug pulled when the model folder is there and nothing after it is.
+KILLED_AFTER_MODEL = f"""if True:
+    import os, runpy, signal
+    from transformer_architectures.architectures.vanilla.translator import Translator
+    export = Translator.export
+    def export_and_die(*arguments):
+        export(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+    Translator.export = export_and_die
+    runpy.run_module("{MODULE}", run_name="__main__", alter_sys=True)
+"""
+
+
 class Runs:
     """A tiny corpus, a config, and the command that trains on it."""
 
@@ -337,6 +350,16 @@ def test_killed_inside_a_save(seed: int, runs: Runs) -> None:
     assert "going on from" in runs.finish("in_save")
     check_equal(runs, "in_save")
     assert not list(runs.run_folder("in_save").glob(".*.tmp"))
+
+
+def test_killed_after_the_model_folder(seed: int, runs: Runs) -> None:
+    process = runs.start("at_end", "-c", KILLED_AFTER_MODEL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and runs.status("at_end") == ["RUNNING"]
+    assert "nothing left to train" in runs.finish("at_end")
+    check_equal(runs, "at_end")
+    assert "nothing left to train" in runs.finish("at_end")
+    assert runs.status("at_end") == ["FINISHED"]
 
 
 def test_a_finished_run_trains_nothing(seed: int, runs: Runs) -> None:

@@ -168,6 +168,18 @@ def test_classes_that_are_described_alike(tmp_path: Path) -> None:
     assert read_openimages(human, None, described).names == ("Bat (/m/a)", "Bat (/m/b)", "Cat")
 
 
+def test_a_described_name_may_look_like_one_of_ours(tmp_path: Path) -> None:
+    described = write(tmp_path / "d.csv", "/m/0,x\n/m/1,x\n/m/2,x (/m/0)\n")
+    path = write(tmp_path / "h.csv", rows(("1", "/m/0", 1)))
+    names = read_openimages(path, None, described).names
+    assert len(set(names)) == 3 and names[1] == "x (/m/1)"
+
+
+def test_a_column_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "h.csv", "ImageID,LabelName,LabelName,Confidence\n1,/m/a,/m/b,1\n")
+    assert "several columns are called LabelName" in data_error(path, None)
+
+
 def test_class_descriptions_with_and_without_header(tmp_path: Path) -> None:
     plain = write(tmp_path / "a.csv", "\ufeff/m/a,Ant\r\n/m/b,Bee\r\n")
     assert read_class_descriptions(plain) == {"/m/a": "Ant", "/m/b": "Bee"}

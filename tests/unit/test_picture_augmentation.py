@@ -7,9 +7,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
+from transformer_architectures.architectures.vit import augmentation as augmentation_module
 from transformer_architectures.architectures.vit.augmentation import (
     AugmentationConfig,
+    Interpolation,
     PicturePreparation,
     TrainingAugmentation,
     drawn_by,
@@ -87,6 +90,29 @@ def test_a_plain_recipe_is_the_preparation(picture: Tensor, seed: int) -> None:
 def test_a_key_that_does_nothing_is_an_error(idle: dict[str, Any], owner: str) -> None:
     with pytest.raises(ValidationError, match=f"does nothing without {owner}"):
         AugmentationConfig(**idle)
+
+
+@pytest.mark.parametrize("shape", [(6, 900), (7, 901), (400, 3), (90, 1300)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_long_thin_pictures_are_cut_before_they_are_scaled(
+    seed: int, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], interpolation: Interpolation
+) -> None:
+    """A picture of 60,000,000 × 1 pixels would take 46 GB; what the model sees is (nearly) the same."""
+    long = torch.randint(256, (3, *shape), dtype=torch.uint8)
+    preparation = PicturePreparation(height=24, width=16, crop_fraction=0.9, interpolation=interpolation)
+    expected = preparation(long)
+    sizes: list[list[int]] = []
+    resize = functional.resize
+
+    def noting_size(picture: Tensor, size: list[int], *arguments: Any, **options: Any) -> Tensor:
+        sizes.append(size)
+        return resize(picture, size, *arguments, **options)
+
+    monkeypatch.setattr(functional, "resize", noting_size)
+    monkeypatch.setattr(augmentation_module, "MAX_PIXELS", 100)
+    found = preparation(long)
+    assert sizes[0][0] * sizes[0][1] < 24 * 16 * 36 and found.shape == (3, 24, 16)
+    assert (found.int() - expected.int()).abs().max() <= 5  # of noise; the scale is rounded to whole pixels
 
 
 def test_flip(picture: Tensor, seed: int) -> None:

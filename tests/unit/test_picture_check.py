@@ -13,6 +13,8 @@ from PIL import Image
 from transformer_architectures.datasets import items_in_order, picture_check
 from transformer_architectures.datasets.picture_check import PictureCheck, check_pictures, files_digest
 from transformer_architectures.datasets.pictures import decode_picture, open_pictures
+from transformer_architectures.datasets.pixel_store import PixelStoreWriter
+from transformer_architectures.errors import DataError
 
 
 def check(folder: Path, ids: list[str], cache: Path, keep_pixels: bool = False) -> PictureCheck:
@@ -141,6 +143,32 @@ def test_a_change_of_any_file_changes_the_digest(folder: Path) -> None:
     (folder / "below" / "nowhere.png").symlink_to(folder / "nothing")
     digests.append(files_digest(folder))
     assert len(set(digests)) == 6
+
+
+def test_linked_folders_and_the_place_are_part_of_the_digest(tmp_path: Path) -> None:
+    for name in ("one", "other", "real"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"a")
+        os.utime(tmp_path / name / "a.png", (0, 0))
+    assert files_digest(tmp_path / "one") != files_digest(tmp_path / "other")  # alike, as unpacked from tars
+    (tmp_path / "one" / "linked").symlink_to(tmp_path / "real", target_is_directory=True)
+    before = files_digest(tmp_path / "one")
+    os.utime(tmp_path / "real" / "a.png", (1, 1))
+    assert files_digest(tmp_path / "one") != before
+
+
+def test_a_full_disk_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnFullDisk(PixelStoreWriter):
+        def __init__(self, folder: Path) -> None:
+            super().__init__(folder)
+            self.pixels = open("/dev/full", "wb")
+
+    monkeypatch.setattr(picture_check, "PixelStoreWriter", OnFullDisk)
+    with pytest.raises(DataError, match="No space left"):
+        check(folder, ["g00"], tmp_path / "cache", keep_pixels=True)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    monkeypatch.undo()
+    assert check(folder, ["g00"], tmp_path / "cache", keep_pixels=True).is_usable.all()
 
 
 def test_nothing_usable_has_no_colours(tmp_path: Path) -> None:

@@ -211,6 +211,16 @@ def test_parts_that_do_not_fit_are_an_error(model_dir: str, part: str, key: str,
         load_model(model_dir)
 
 
+def test_names_are_distinct() -> None:
+    with pytest.raises(ValidationError, match="names must differ"):
+        Labeling(classes=("a", "b"), names=("x", "x"), thresholds=(0.5, 0.5))
+
+
+def test_a_picture_without_pixels(classifier: PictureClassifier) -> None:
+    (row,) = classifier.predict([torch.empty(3, 0, 4, dtype=torch.uint8)])
+    assert row == {"image": 0, "error": "no pixels"}
+
+
 def test_classes_are_sorted_and_distinct() -> None:
     for classes in (("b", "a"), ("a", "a")):
         with pytest.raises(ValidationError, match="sorted"):

@@ -231,6 +231,52 @@ def test_what_is_no_picture_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert rejected(source, "pipe") == "not a file"  # reading it would wait for ever
 
 
+def test_hidden_folders_do_not_count(tmp_path: Path) -> None:
+    names = ["c0/a.jpg", "c0/.thumbs/a.jpg", ".ipynb_checkpoints/b.jpg", "__MACOSX/c.jpg"]
+    for kind, write in WRITERS.items():
+        source = open_pictures(
+            write(tmp_path / kind, dict.fromkeys(names[: 3 if kind == "pictures" else 4], b"x")), "path"
+        )
+        assert list(source.ids()) == ["c0/a.jpg"], kind
+
+
+def test_what_is_called_an_archive_and_is_none(tmp_path: Path) -> None:
+    write_tree(tmp_path / "old.zip", {"a.jpg": b"a"})
+    os.mkfifo(tmp_path / "x.tar")
+    assert open_pictures(tmp_path).read("a") == b"a"
+
+
+def test_links_in_a_tar(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, link_type, target in (
+            ("./one/a.jpg", None, ""),
+            ("two/hard.jpg", tarfile.LNKTYPE, "./one/a.jpg"),
+            ("two/soft.jpg", tarfile.SYMTYPE, "../one/a.jpg"),
+            ("two/chain.jpg", tarfile.SYMTYPE, "hard.jpg"),
+            ("two/lost.jpg", tarfile.SYMTYPE, "nothing.jpg"),
+            ("two/circle.jpg", tarfile.SYMTYPE, "circle.jpg"),
+        ):
+            entry = tarfile.TarInfo(name)
+            if link_type is None:
+                entry.size = 5
+                archive.addfile(entry, io.BytesIO(b"bytes"))
+            else:
+                entry.type, entry.linkname = link_type, target
+                archive.addfile(entry)
+    source = open_pictures(path)
+    assert len(source.ids()) == 6
+    assert all(source.read(name) == b"bytes" for name in ("a", "hard", "soft", "chain"))
+    assert rejected(source, "lost") == rejected(source, "circle") == "a link to what is not in the archive"
+
+
+def test_a_link_to_itself_is_one_bad_picture(tmp_path: Path) -> None:
+    write_tree(tmp_path / "tree", {"a.jpg": b"a"})
+    (tmp_path / "tree" / "b.jpg").symlink_to("b.jpg")
+    source = open_pictures(tmp_path / "tree")
+    assert source.read("a") == b"a" and "cannot be read" in rejected(source, "b")
+
+
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     write_tree(tmp_path / "tree", {"a.jpg": b"a"})
     Path(os.fsdecode(bytes(tmp_path / "tree") + b"/caf\xe9.jpg")).write_bytes(b"b")

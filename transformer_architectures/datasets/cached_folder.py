@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from transformer_architectures.durable_files import flush_to_disk
 from transformer_architectures.errors import DataError
 
 
@@ -28,10 +29,14 @@ def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
         if not folder.is_dir():
             for left_over in folder.parent.glob(f"{folder.name}.part.*"):  # of one that was killed meanwhile
                 shutil.rmtree(left_over, ignore_errors=True)
-            work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part.", dir=folder.parent))
+            work = _new_folder(folder)
             try:
                 make(work)
+                for path in [*work.rglob("*"), work]:
+                    flush_to_disk(path)
                 work.rename(folder)
+            except OSError as error:
+                raise DataError(f"{folder}: cannot be written ({error.strerror})") from error
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     return folder
@@ -59,9 +64,20 @@ def file_digest(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def _new_folder(folder: Path) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"{folder.name}.part.", dir=folder.parent))
+    except OSError as error:
+        raise DataError(f"{folder.parent}: cannot be used as Data.cache_dir ({error.strerror})") from None
+
+
 @contextmanager
 def _only_one(path: Path) -> Iterator[None]:
     """Holds a lock that the kernel releases when the process dies."""
-    with path.open("w") as file:
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise DataError(f"{path.parent}: cannot be used as Data.cache_dir ({error.strerror})") from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

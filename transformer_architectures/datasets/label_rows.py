@@ -16,6 +16,7 @@ from transformer_architectures.datasets.rejections import Rejection, RejectionLo
 from transformer_architectures.errors import DataError
 
 BLOCK_BYTES = 2**23
+HEADER_BYTES = 200  # enough for the names of the columns
 COLUMNS = ("ImageID", "LabelName", "Confidence")
 LEFT_OUT = -1  # a good row that is not asked for
 _BAD = -2
@@ -57,6 +58,9 @@ def read_label_rows(path: Path, label: Meaning, confidence: Meaning, rejections:
 
     num_rows = 0
     try:
+        header = _header(path)
+        if twice := [name for name in COLUMNS if header.count(name) > 1]:
+            raise DataError(f"{path}: several columns are called {twice[0]}")
         for batch in _open(path, skip):
             columns = [batch.column(name) for name in COLUMNS]
             cells = _Cells(*columns, label, confidence)
@@ -125,10 +129,22 @@ class _ValidText(io.RawIOBase):
                 return text.replace("\ufffd", NOT_UTF8).encode()
 
 
+def _compression(path: Path) -> str | None:
+    return "gzip" if path.suffix == ".gz" else None
+
+
+def _first_line(path: Path) -> str:
+    with pa.input_stream(str(path), compression=_compression(path)) as file:
+        return str(file.read(HEADER_BYTES), errors="replace").partition("\n")[0]
+
+
+def _header(path: Path) -> list[str]:
+    return [name.strip('"\ufeff ') for name in _first_line(path).split(",")]
+
+
 def _open(path: Path, skip: Callable[[Any], str]) -> pa.csv.CSVStreamingReader:
-    compression = "gzip" if path.suffix == ".gz" else None
-    with pa.input_stream(str(path), compression=compression) as file:
-        is_quoted = b'"' in file.read(200).partition(b"\n")[0]
+    compression = _compression(path)
+    is_quoted = '"' in _first_line(path)
     return pa.csv.open_csv(
         _ValidText(pa.input_stream(str(path), compression=compression)),
         read_options=pa.csv.ReadOptions(

@@ -87,6 +87,7 @@ def read_openimages(
         notes=_counted(
             {
                 "labels were left out: of other classes, or from a machine that is not sure enough": collected.num_left_out,
+                f"rows cannot be used{rejections.summary()}": len(rejections),
                 "pairs of picture and class count as unknown: humans contradict each other": rows.contradicted,
             }
         ),
@@ -128,10 +129,13 @@ def _read_names(path: Path) -> list[str]:
 def _display_names(classes: Sequence[str], descriptions: dict[str, str]) -> tuple[str, ...]:
     """What to show, each name once: of classes that are described alike, `LabelName` tells which is which."""
     names = [descriptions.get(name, name) for name in classes]
-    times = Counter(names)
-    return tuple(
-        name if times[name] == 1 else f"{name} ({class_name})" for name, class_name in zip(names, classes, strict=True)
-    )
+    while len(set(names)) < len(names):  # the longer name of one may be that of another
+        times = Counter(names)
+        names = [
+            name if times[name] == 1 else f"{name} ({class_name})"
+            for name, class_name in zip(names, classes, strict=True)
+        ]
+    return tuple(names)
 
 
 class _ClassCodes:

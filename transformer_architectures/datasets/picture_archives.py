@@ -1,6 +1,7 @@
 """Files inside tars and zips, found once and then read one by one from anywhere in the archive."""
 
 import os
+import posixpath
 import tarfile
 import zipfile
 import zlib
@@ -29,11 +30,11 @@ class Member(NamedTuple):
     offset: int
     size: int  # of the content
     packed_size: int  # what it takes in the archive
-    method: int  # `zipfile.ZIP_STORED`, `ZIP_DEFLATED`, ...; -1: in a tar; -2: encrypted
+    method: int  # `zipfile.ZIP_STORED`, `ZIP_DEFLATED`, ...; or one of those below
     checksum: int  # CRC-32; not for a tar
 
 
-IN_TAR, ENCRYPTED = -1, -2
+IN_TAR, ENCRYPTED, LINK_TO_NOTHING = -1, -2, -3
 
 
 class ArchiveMembers:
@@ -55,6 +56,8 @@ class ArchiveMembers:
         member = Member(*self.members[place].tolist())
         if max(member.size, member.packed_size) > MAX_BYTES:
             raise RejectedPicture(f"{member.size:,} bytes, over the limit of {MAX_BYTES:,}")
+        if member.method == LINK_TO_NOTHING:
+            raise RejectedPicture("a link to what is not in the archive")
         if member.method == IN_TAR:
             return self._bytes(member.archive, member.offset, member.size)
         if member.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -115,17 +118,52 @@ def _members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
         raise DataError(f"{path}: not a folder, a .tar or a .zip")
     try:
         yield from _zip_members(path, number) if path.suffix == ".zip" else _tar_members(path, number)
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, UnicodeError) as error:
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, UnicodeError, NotImplementedError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
 
 
 def _tar_members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
+    """Files in their order, then links (files with several names, and symbolic ones) as the files that they lead to."""
+    links: dict[str, str] = {}
+    for entry in _tar_entries(path):
+        if entry.isreg() and not entry.issparse():
+            yield _plain(entry.name), _member(entry, number)
+        elif entry.islnk() or entry.issym():
+            below = "" if entry.islnk() else posixpath.dirname(entry.name)
+            links[_plain(entry.name)] = _plain(posixpath.join(below, entry.linkname))
+    if links:  # rare, so the names of all files need not be kept
+        targets = {_end_of(name, links) for name in links}
+        found = {
+            _plain(entry.name): _member(entry, number)
+            for entry in _tar_entries(path)
+            if entry.isreg() and not entry.issparse() and _plain(entry.name) in targets
+        }
+        for name in links:
+            yield name, found.get(_end_of(name, links), Member(number, 0, 0, 0, LINK_TO_NOTHING, 0))
+
+
+def _member(entry: tarfile.TarInfo, number: int) -> Member:
+    return Member(number, entry.offset_data, entry.size, entry.size, IN_TAR, 0)
+
+
+def _plain(name: str) -> str:
+    return posixpath.normpath(name)
+
+
+def _end_of(name: str, links: dict[str, str]) -> str:
+    """Where a chain of links ends; circles end too."""
+    for _ in range(len(links)):
+        if name not in links:
+            break
+        name = links[name]
+    return name
+
+
+def _tar_entries(path: Path) -> Iterator[tarfile.TarInfo]:
     with tarfile.open(path, "r:") as archive:
         while (entry := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
-            if entry.isreg() and not entry.issparse():
-                name = entry.name.removeprefix("./")
-                yield name, Member(number, entry.offset_data, entry.size, entry.size, IN_TAR, 0)
+            yield entry
         # Where a header is damaged or missing, `tarfile` takes it for the end; the real end is a block of zeros.
         with path.open("rb") as file:
             file.seek(archive.offset)

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from transformer_architectures.datasets.cached_folder import cached_folder
 from transformer_architectures.datasets.items_in_order import items_in_order
-from transformer_architectures.datasets.pictures import PictureSource, RejectedPicture, decode_picture
+from transformer_architectures.datasets.pictures import PictureSource, RejectedPicture, decode_picture, files_below
 from transformer_architectures.datasets.pixel_store import PixelStore, PixelStoreWriter
 from transformer_architectures.datasets.rejections import Rejection
 from transformer_architectures.datasets.splitting import hash_position
@@ -91,24 +91,16 @@ def check_pictures(
 
 
 def files_digest(path: Path) -> bytes:
-    """SHA-256 over names, sizes and times of change of a file, or of all files of a tree; their content is not read."""
-    digest = hashlib.sha256()
-    for file in [path] if path.is_file() else _files_below(path):
+    """SHA-256 over the place of a file or tree and names, sizes and times of change of its files; their content is not read."""
+    digest = hashlib.sha256(f"{path.resolve()}\0".encode(errors="surrogateescape"))
+    for name in [""] if path.is_file() else files_below(path):
         try:
-            status = file.stat()
+            status = (path / name).stat()
             found = f"{status.st_size}\0{status.st_mtime_ns}"
         except OSError as error:  # a link to nowhere, a file that is just being replaced
             found = f"{error.strerror}"
-        digest.update(f"{file.relative_to(path)}\0{found}\n".encode(errors="surrogateescape"))
+        digest.update(f"{name}\0{found}\n".encode(errors="surrogateescape"))
     return digest.digest()
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """In a fixed order, the names of one folder at a time: there may be millions."""
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            yield Path(root, name)
 
 
 class Examined(NamedTuple):

@@ -119,8 +119,8 @@ def open_pictures(path: str | Path, id_form: IdForm = "stem") -> PictureSource:
         return ArchivePictures(index_archives([path], is_picture), id_form, str(path))
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
-    archives = sorted(file for file in path.iterdir() if file.name.endswith(ARCHIVES) and not file.name.startswith("."))
-    paths = PictureIds.from_strings(files_below(path))
+    archives = sorted(file for file in path.iterdir() if is_archive(file))
+    paths = PictureIds.from_strings(pictures_below(path))
     if archives and len(paths):
         raise DataError(f"{path}: holds pictures and archives ({archives[0].name}): name one of them")
     if archives:
@@ -128,10 +128,15 @@ def open_pictures(path: str | Path, id_form: IdForm = "stem") -> PictureSource:
     return FolderPictures(path, paths, id_form)
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a path is a tar or zip that counts; a pipe of such a name is none, reading it might never end."""
+    return path.name.endswith(ARCHIVES) and not path.name.startswith(".") and path.is_file()
+
+
 def is_picture(path: str) -> bool:
-    """Whether a path, by its name, is a picture that counts: not hidden, and not what macOS adds to archives."""
+    """Whether a path, by its name, is a picture that counts: neither it nor a folder above it is hidden or what macOS adds to archives."""
     # Millions of names pass here: `PurePosixPath` would take ten times as long.
-    if path.startswith("__MACOSX/") or posixpath.basename(path).startswith("."):
+    if path.startswith((".", "__MACOSX/")) or "/." in path:
         return False
     return posixpath.splitext(path)[1].lower() in PICTURE_SUFFIXES
 
@@ -141,7 +146,9 @@ def _stem(path: str) -> str:
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """Paths of pictures relative to the folder; each folder once, also where links make a circle.
+    """Paths, relative to the folder, of all files in it, in a fixed order; links are followed, what is hidden is passed over.
+
+    Each folder comes once, also where links make a circle; the names of one folder are held at a time: there may be millions.
 
     Raises:
         DataError: a folder in it cannot be read.
@@ -155,15 +162,26 @@ def files_below(folder: Path) -> Iterator[str]:
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder / below) as entries:
-                found = [(entry.name, entry.is_dir()) for entry in entries]
+                found = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
         except OSError as error:
             raise DataError(f"{folder / below}: cannot be read: {error.strerror}") from None
         for name, is_folder in found:
-            path = f"{below}{name}"
             if is_folder:
-                waiting.append(f"{path}/")
-            elif is_picture(path):
-                yield path
+                waiting.append(f"{below}{name}/")
+            else:
+                yield f"{below}{name}"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def pictures_below(folder: Path) -> Iterator[str]:
+    """Those of `files_below` that are pictures by their names."""
+    return filter(is_picture, files_below(folder))
 
 
 __all__ = [
@@ -175,5 +193,6 @@ __all__ = [
     "files_below",
     "is_picture",
     "open_pictures",
+    "pictures_below",
     "read_picture_file",
 ]

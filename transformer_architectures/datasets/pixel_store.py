@@ -24,7 +24,7 @@ class PixelStoreWriter:
             self.shapes.append((0, 0))
         else:
             self.shapes.append(picture.shape[1:])
-            np.ascontiguousarray(picture).tofile(self.pixels)
+            self.pixels.write(np.ascontiguousarray(picture).data)  # unlike `tofile` it says when the disk is full
 
     def close(self) -> None:
         """Writes the sizes, without which nothing can be read."""

@@ -66,4 +66,5 @@ class RejectionLog:
     def summary(self) -> str:
         """The most frequent reasons, in brackets; empty if nothing was rejected."""
         counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common(5))
-        return f" ({counts}; see {REJECTED})" if counts else ""
+        where = "" if self.file is None else f"; see {REJECTED}"
+        return f" ({counts}{where})" if counts else ""

@@ -15,6 +15,7 @@ from transformer_architectures.errors import CheckpointError
 from transformer_architectures.training.checkpointing import read_checkpoint
 from transformer_architectures.training.loop import Fit
 from transformer_architectures.training.optimization import mean_of_weights
+from transformer_architectures.training.run_folder import MODEL
 from transformer_architectures.training.task import Artifact, Scores
 
 VERSIONS_OF = ("transformer-architectures", "torch", "numpy", "torchvision", "pillow", "tokenizers", "sacrebleu")
@@ -35,7 +36,7 @@ class FinishedRun:
 
 
 def finish(fit: Fit, run_folder: Path) -> FinishedRun:
-    """Scores the candidates on validation, the winner on test, and writes the model folder.
+    """Scores the candidates on validation and the winner on test, whose weights the model has then. Nothing is written yet.
 
     Candidates are the weights that were best while training; where that was their moving average, the last single ones too;
     and the mean of the last k checkpoints where the config asks for it. All are scored by the path that `predict` takes.
@@ -70,9 +71,9 @@ def finish(fit: Fit, run_folder: Path) -> FinishedRun:
         "seed": fit.config.seed,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}},
     }
-    model_folder = run_folder / "model"
-    fit.task.export(fit.model, model_folder, results)
-    return FinishedRun(model_folder, results, fit.task.samples(fit.model, part), fit.task.artifacts(fit.model, part))
+    return FinishedRun(
+        run_folder / MODEL, results, fit.task.samples(fit.model, part), fit.task.artifacts(fit.model, part)
+    )
 
 
 def candidate_weights(fit: Fit, run_folder: Path) -> dict[str, Mapping[str, Tensor]]:

@@ -27,7 +27,7 @@ from transformer_architectures.training.run_folder import RunFolder, Start, find
 from transformer_architectures.training.signals import Stopped, stop_on_signals
 from transformer_architectures.training.state import RunState
 from transformer_architectures.training.task import DataModule, Task
-from transformer_architectures.training.tracking import Tracker
+from transformer_architectures.training.tracking import Tracker, was_ended
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,10 @@ def run_training(
             if not ranks.is_main or start.folder is None:
                 return None
             model_folder = start.folder.model_dir
+            if not was_ended(start.folder.path):  # killed when only this was left
+                with tracked_run(architecture, sections, config, start, ranks) as (tracker, _):
+                    assert tracker is not None
+                    tracker.log_artifacts(model_folder, "model")
             print(f"This run is finished, there is nothing left to train. Model folder: {model_folder}")
             return FinishedRun(model_folder, open_model_folder(model_folder).json(RESULTS), is_new=False)
         with tracked_run(architecture, sections, config, start, ranks) as (tracker, folder):
@@ -90,17 +94,24 @@ def run_training(
             if tracker is None:
                 return None
             finished = finish(fit, folder.path)
-            scores = finished.results["test"] or finished.results["validation"]
-            part = "test" if finished.results["test"] else "final_validation"
-            tracker.log_metrics({f"{part}/{name}": value for name, value in scores.items()}, fit.state.global_step)
+            track_end(tracker, folder, finished, fit.state.global_step)
+            # Last: whoever finds the model folder, also after a kill, finds all that was told of the run.
+            fit.task.export(fit.model, finished.model_folder, finished.results)
             tracker.log_artifacts(finished.model_folder, "model")
-            for name, artifact in finished.artifacts.items():
-                if isinstance(artifact, bytes):
-                    (folder.path / name).write_bytes(artifact)
-                    tracker.log_figure_png(artifact, name)
-                else:
-                    tracker.log_table(artifact, name)
             return finished
+
+
+def track_end(tracker: Tracker, folder: RunFolder, finished: FinishedRun, global_step: int) -> None:
+    """Logs the last scores, and what else shows how the model does; pictures are kept in the run folder too."""
+    scores = finished.results["test"] or finished.results["validation"]
+    part = "test" if finished.results["test"] else "final_validation"
+    tracker.log_metrics({f"{part}/{name}": value for name, value in scores.items()}, global_step)
+    for name, artifact in finished.artifacts.items():
+        if isinstance(artifact, bytes):
+            (folder.path / name).write_bytes(artifact)
+            tracker.log_figure_png(artifact, name)
+        else:
+            tracker.log_table(artifact, name)
 
 
 @contextmanager

@@ -215,6 +215,12 @@ class Tracker:
             print(f"To send what is left: {tarch('sync', self.run_folder)}", file=sys.stderr)
 
 
+def was_ended(run_folder: Path) -> bool:
+    """Whether the journal of a run says that it came to its end."""
+    statuses = [entry.content["status"] for entry in Spool(run_folder / "tracking").read() if "status" in entry.content]
+    return statuses[-1:] == ["FINISHED"]
+
+
 def open_run(
     store: LocalStore, experiment: str, run_name: str | None, resume_run_id: str | None, epoch: int, global_step: int
 ) -> Any:
@@ -252,4 +258,4 @@ def valid_key(key: str) -> str:
     return re.sub(r"[^\w./: -]", "_", key)[:250]
 
 
-__all__ = ["SyncReport", "Tracker", "sync"]
+__all__ = ["SyncReport", "Tracker", "sync", "was_ended"]

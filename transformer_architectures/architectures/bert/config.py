@@ -26,7 +26,7 @@ class BertModelConfig(StrictModel):
     embed_dim: int = Field(256, ge=2, le=2**16)
     num_heads: int = Field(4, ge=1)
     ff_dim: int = Field(1024, ge=1, le=2**18)
-    num_layers: int = Field(4, ge=1, validation_alias=AliasChoices("num_layers", "num_stacks"))
+    num_layers: int = Field(4, ge=1, le=1000, validation_alias=AliasChoices("num_layers", "num_stacks"))
     dropout: float = Field(0.1, ge=0, lt=1)
     attention_dropout: float = Field(0.0, ge=0, lt=1)
     activation_dropout: float = Field(0.0, ge=0, lt=1)

@@ -25,7 +25,7 @@ class VanillaModelConfig(StrictModel):
     embed_dim: int = Field(256, ge=2, le=2**16)
     num_heads: int = Field(4, ge=1)
     ff_dim: int = Field(1024, ge=1, le=2**18)
-    num_layers: int = Field(3, ge=1, validation_alias=AliasChoices("num_layers", "num_stacks"))
+    num_layers: int = Field(3, ge=1, le=1000, validation_alias=AliasChoices("num_layers", "num_stacks"))
     num_encoder_layers: int | None = Field(None, ge=1)
     num_decoder_layers: int | None = Field(None, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)

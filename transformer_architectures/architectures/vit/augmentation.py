@@ -9,6 +9,7 @@
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -17,12 +18,13 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from transformer_architectures.config import StrictModel
+from transformer_architectures.datasets.picture_decoding import MAX_PIXELS
 
 Interpolation = Literal["bilinear", "bicubic"]
 Pixels = UInt8[Tensor, "3 height width"]
@@ -92,10 +94,10 @@ class PicturePreparation(StrictModel):
     height: int = Field(ge=1)
     width: int = Field(ge=1)
     resize: Literal["center_crop", "squash"] = "center_crop"
-    crop_fraction: float = Field(1.0, gt=0, le=1)
+    crop_fraction: float = Field(1.0, ge=0.1, le=1)
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
 
     def __call__(self, picture: Pixels) -> UInt8[Tensor, "3 out_height out_width"]:
         """The part of a picture that the model sees, in its size."""
@@ -107,6 +109,12 @@ class PicturePreparation(StrictModel):
             scale = max(self.height / height, self.width / width) / self.crop_fraction
             # Rounding may leave a pixel too few, of a very long picture.
             size = [max(self.height, round(height * scale)), max(self.width, round(width * scale))]
+            if size[0] * size[1] > MAX_PIXELS:  # long and thin: what would be cut off is not worth gigabytes
+                picture = functional.center_crop(
+                    picture, [_seen(height, self.height / scale), _seen(width, self.width / scale)]
+                )
+                size = [round(side * scale) for side in picture.shape[1:]]
+                size = [max(self.height, size[0]), max(self.width, size[1])]
         interpolation = v2.InterpolationMode(self.interpolation)
         resized = functional.resize(picture, size, interpolation, antialias=True)
         cropped: Tensor = functional.center_crop(resized, [self.height, self.width])
@@ -127,6 +135,12 @@ class PicturePreparation(StrictModel):
         """The colour that is (nearly) zero after `normalize`: what stands where a picture has nothing to show."""
         red, green, blue = (round(255 * value) for value in self.mean)
         return red, green, blue
+
+
+def _seen(length: int, wanted: float) -> int:
+    """How many of ``length`` pixels a centre of ``wanted`` ones depends on, those beyond its borders included; the middle stays where it is."""
+    seen = math.ceil(1.25 * wanted) + 16
+    return min(length, seen + (length - seen) % 2)
 
 
 class TrainingAugmentation:

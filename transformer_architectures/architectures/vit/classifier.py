@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -62,6 +62,8 @@ class Labeling(StrictModel):
     def is_one_row_per_class(self) -> "Labeling":
         if not len(self.classes) == len(self.names) == len(self.thresholds):
             raise ValueError("classes, names and thresholds must be equally many")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError("names must differ: predictions are told by them")
         if list(self.classes) != sorted(set(self.classes)):
             raise ValueError("classes must be sorted, each once: readers of labels number them so")
         return self
@@ -135,7 +137,7 @@ class PictureClassifier(LoadedModel):
         Args:
             images: paths, Pillow images, or 8-bit tensors ``(3, height, width)``. What has no path is named by its place in the list.
         """
-        if isinstance(images, (str, os.PathLike, Tensor, Image.Image)):
+        if isinstance(images, (str, bytes, os.PathLike, Tensor, Image.Image)):
             raise UsageError("predict takes a list of pictures")
         return list(self._rows(list(images), batch_size))
 
@@ -157,7 +159,10 @@ class PictureClassifier(LoadedModel):
 
         Raises:
             DataError: nothing can be read, a folder is of no class of the model, or no picture can be used.
+            UsageError: there is no such interpolation.
         """
+        if interpolation not in get_args(Interpolation):
+            raise UsageError(f"interpolation {interpolation!r}: expected one of {', '.join(get_args(Interpolation))}")
         pairs = self.annotated_pairs(self._labeled(images, annotations, batch_size))
         coverage = class_coverage(*pairs.class_counts())
         if coverage.skipped or coverage.without_negative:
@@ -250,8 +255,6 @@ class PictureClassifier(LoadedModel):
             labels = read_openimages(annotations, source, classes=self.labeling.classes, rejections=rejections)
         for note in labels.notes:
             print(note, file=sys.stderr)
-        if len(rejections):
-            print(f"{len(rejections)} rows of {annotations} cannot be used ({_reasons(rejections)})", file=sys.stderr)
         unusable = RejectionLog()
         for batch in _batches(enumerate(prepared_pictures(labels.picture_ids, self.preparation, source)), batch_size):
             for _, reason in batch:

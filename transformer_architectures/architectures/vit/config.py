@@ -33,7 +33,7 @@ class VitModelConfig(StrictModel):
     embed_dim: int = Field(192, ge=2)
     num_heads: int = Field(3, ge=1)
     ff_dim: int = Field(768, ge=1)
-    num_layers: int = Field(12, ge=1, validation_alias=AliasChoices("num_layers", "num_stacks"))
+    num_layers: int = Field(12, ge=1, le=1000, validation_alias=AliasChoices("num_layers", "num_stacks"))
     pooling: Literal["cls", "mean"] = "cls"
     class_token: bool | None = None
     num_registers: int = Field(0, ge=0, description="extra tokens without a meaning of their own")

@@ -67,7 +67,7 @@ class VitDataConfig(StrictModel):
 
     augmentation: AugmentationConfig = AugmentationConfig()
     resize: Literal["center_crop", "squash"] = Field("center_crop", description="how pictures are scored")
-    crop_fraction: float = Field(1.0, gt=0, le=1, description="share of each side that the centre crop keeps")
+    crop_fraction: float = Field(1.0, ge=0.1, le=1, description="share of each side that the centre crop keeps")
     interpolation: Interpolation = "bilinear"
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ from transformer_architectures.datasets.pictures import (
     PictureSource,
     RejectedPicture,
     decode_picture,
-    files_below,
+    pictures_below,
     read_picture_file,
 )
 from transformer_architectures.errors import DataError, UsageError
@@ -46,7 +46,7 @@ def pictures_of(path: str) -> list[str]:
     """
     if not os.path.isdir(path):
         return [path]
-    found = sorted(files_below(Path(path)))
+    found = sorted(pictures_below(Path(path)))
     if not found:
         raise DataError(f"{path}: no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) are in it")
     return [os.path.join(path, name) for name in found]
@@ -73,7 +73,11 @@ class _Preparation(Dataset[Prepared]):
                 raise UsageError(
                     f"a picture as a tensor is uint8 of (3, height, width), not {given.dtype} of {tuple(given.shape)}"
                 )
+            if 0 in given.shape:
+                raise RejectedPicture("no pixels")
             return given.cpu()
+        if not isinstance(given, (str, os.PathLike, Image.Image)):
+            raise UsageError(f"a picture is a path, a Pillow image or a tensor, not {type(given).__name__}")
         if isinstance(given, Image.Image):
             return decode_image(given)
         if self.source is not None:
