@@ -14,7 +14,7 @@ Model:
   architecture: bert
 Suite:
   runs:
-    - {name: control, config: tag.yaml}
+    - {name: control, config: tag.yaml, overrides: [Model.num_layers=2]}
     - {name: encoder, config: pretrain.yaml}
     - {name: tags, config: tag.yaml, pretrained: encoder}
 """
@@ -42,7 +42,7 @@ def test_runs_go_from_top_to_bottom_and_start_from_the_best_seed(tmp_path: Path)
     assert suite is not None
     found = train_suite(suite, tmp_path, train)
     assert calls == [
-        (str(tmp_path / "tag.yaml"), ["Training.run_name=control", "Model.pretrained="]),
+        (str(tmp_path / "tag.yaml"), ["Model.num_layers=2", "Training.run_name=control", "Model.pretrained="]),
         (str(tmp_path / "pretrain.yaml"), ["Training.run_name=encoder", "Model.pretrained="]),
         (str(tmp_path / "tag.yaml"), ["Training.run_name=tags", "Model.pretrained=out/2-3/model"]),
     ]

@@ -21,6 +21,9 @@ class SuiteRun(StrictModel):
     name: str = Field(min_length=1, description="of the run, unless Training.run_name is given")
     config: str = Field(description="a file beside the suite's")
     pretrained: str | None = Field(None, description="name of the earlier run whose model this one starts from")
+    overrides: list[str] = Field(
+        [], description="KEY=VALUE as with --set: what a control needs to be told that others learn from their model"
+    )
 
 
 class SuiteConfig(StrictModel):
@@ -76,7 +79,7 @@ def train_suite(
         print(f"{run.name} ({number} of {len(suite.runs)})", file=sys.stderr)
         # Said for all: a config may read the folder from an environment variable, and a control must not.
         start = "" if run.pretrained is None else best_folder(found[run.pretrained])
-        overrides = [f"Training.run_name={run.name}", f"Model.pretrained={start}"]
+        overrides = [*run.overrides, f"Training.run_name={run.name}", f"Model.pretrained={start}"]
         found[run.name] = list(train(str(folder / run.config), overrides))
     return found
 
