@@ -5,7 +5,7 @@
   generator, so that one is seeded for each picture and put back afterwards: neither the number of workers, nor what was
   drawn before, nor a resumed run changes a picture, and the trainer's own random numbers are not touched.
 * Geometry runs on tensors, RandAugment and TrivialAugment on Pillow images, each where it is faster: at 224 pixels torchvision's
-  operations of RandAugment take 3 times as long on tensors, with conversions to and fro counted.
+  RandAugment takes 1.7 ms on a tensor and 0.8 on a Pillow image, conversions to and fro counted (a core of Zen 4; at 32 pixels alike).
 """
 
 import hashlib
