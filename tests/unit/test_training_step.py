@@ -467,3 +467,8 @@ def test_a_score_that_is_no_number_is_never_the_best(seed: int) -> None:
     assert state.note_scores({"main": 0.1}) and state.best_step == 2
     state.global_step = 3
     assert not state.note_scores({"main": math.nan}) and state.best_score == 0.1
+
+
+def test_the_warmup_is_a_part_of_the_run() -> None:
+    assert TrainingConfig(max_steps=60).warmup == 6 and TrainingConfig(max_steps=10**6).warmup == 1000
+    assert TrainingConfig(max_epochs=3).warmup == 1000 and TrainingConfig(max_steps=60, warmup_steps=0).warmup == 0

@@ -8,6 +8,8 @@ from transformer_architectures.config import StrictModel
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
+LONGEST_WARMUP = 1000  # steps, unless more are asked for
+
 
 class TrainingConfig(StrictModel):
     """How a run is trained, watched and kept. Steps are optimizer steps, never micro-batches."""
@@ -28,7 +30,9 @@ class TrainingConfig(StrictModel):
     accumulation_steps: int = Field(1, ge=1, description="micro-batches of one optimizer step")
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "inverse_sqrt"
-    warmup_steps: int = Field(1000, ge=0)
+    warmup_steps: int | None = Field(
+        None, ge=0, description="steps up to the full learning rate; 1,000, or a tenth of max_steps if that is less"
+    )
     weight_decay: float = Field(0.0, ge=0, description="on matrices only")
     adam_betas: tuple[Beta, Beta] = (0.9, 0.98)
     adam_eps: float = Field(1e-8, gt=0)
@@ -45,6 +49,13 @@ class TrainingConfig(StrictModel):
     checkpoint_root: str = "outputs"
     run_name: str | None = None
     experiment: str | None = Field(None, description="MLflow experiment; the architecture's name unless given")
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up: without a rule of their own short runs would end before the learning rate is there."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return LONGEST_WARMUP if self.max_steps is None else min(LONGEST_WARMUP, self.max_steps // 10)
 
     @model_validator(mode="after")
     def is_consistent(self) -> "TrainingConfig":

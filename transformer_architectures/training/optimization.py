@@ -65,7 +65,7 @@ def schedule_factor(config: TrainingConfig) -> Callable[[int], float]:
     ``inverse_sqrt``: ``sqrt(warmup / step)`` (Vaswani et al. 2017, scaled to a peak of 1). ``linear`` and ``cosine`` fall
     to zero at ``max_steps``.
     """
-    warmup = config.warmup_steps
+    warmup = config.warmup
 
     def factor(step: int) -> float:
         step = step + 1  # LambdaLR asks for the factor of the step to come, counted from zero
