@@ -174,6 +174,7 @@ def write_model_folder(
     save_file(originals, unfinished / WEIGHTS, metadata={"tied": json.dumps(tied)})
     replace_json(unfinished / CONFIG, {**config, "library_version": version("transformer-architectures")})
     replace_json(unfinished / RESULTS, results)
+    shutil.copymode(unfinished / CONFIG, unfinished / WEIGHTS)  # safetensors lets nobody but the owner read it
     for part in parts:
         part.save(unfinished)
     seal(unfinished)

@@ -31,6 +31,7 @@ def test_the_manifest_covers_every_file(folder: Path) -> None:
     names = {"model.safetensors", "config.json", "results.json", "tokenizer.json"}
     assert set(manifest["files"]) == names
     assert {path.name for path in folder.iterdir()} == names | {"manifest.json"}
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # who may read one may read all
     for name, entry in manifest["files"].items():
         content = (folder / name).read_bytes()
         assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
