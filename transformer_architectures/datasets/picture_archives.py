@@ -177,4 +177,4 @@ def _zip_members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
             method = ENCRYPTED if entry.flag_bits & IS_ENCRYPTED else entry.compress_type
             if not entry.is_dir():
                 sizes = entry.file_size, entry.compress_size
-                yield entry.filename, Member(number, entry.header_offset, *sizes, method, entry.CRC)
+                yield _plain(entry.filename), Member(number, entry.header_offset, *sizes, method, entry.CRC)
