@@ -207,10 +207,24 @@ def test_scores_are_those_of_the_outputs(seed: int, length_penalty: float, suppr
 
 
 def test_scores_fall_with_rank_and_outputs_differ(seed: int) -> None:
+    """First those that are finished, then those that the limit cut."""
     found = beams(ToyDecoder(9), list(range(8)), 10, num_beams=6, n_best=6)
-    assert bool((found.scores.diff(dim=1) <= 0).all())
-    for texts in found.to_lists():
+    is_finished = (found.tokens == END).any(dim=2)
+    for scores, finished, texts in zip(found.scores, is_finished, found.to_lists(), strict=True):
+        assert finished.tolist() == sorted(finished.tolist(), reverse=True)
+        assert bool((scores[finished].diff() <= 0).all() and (scores[~finished].diff() <= 0).all())
         assert len({tuple(text) for text in texts}) == 6
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_asking_for_more_does_not_change_the_first(seed: int, length_penalty: float) -> None:
+    """Also where a cut hypothesis scores better than the finished ones, which short limits make common."""
+    decoder, sentences = ToyDecoder(5, sharpness=1.0), list(range(60))
+    limits = [1 + sentence % 6 for sentence in sentences]
+    found = [beams(decoder, sentences, limits, num_beams=4, n_best=n, length_penalty=length_penalty) for n in range(1, 5)]
+    assert any(bool((longer.scores.diff(dim=1) > 0).any()) for longer in found)
+    for fewer, more in zip(found, found[1:], strict=False):
+        assert fewer.to_lists() == [texts[: fewer.scores.shape[1]] for texts in more.to_lists()]
 
 
 def test_the_limit_is_hard_and_what_it_cuts_is_returned(seed: int) -> None:

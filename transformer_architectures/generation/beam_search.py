@@ -66,18 +66,25 @@ class Frontier:
         )
 
     def offer(self, scores: Float[Tensor, "sentences beams"], origins: Int[Tensor, "beams"]) -> None:
-        """Hypotheses (-inf: none) that are kept if they are better than those kept so far."""
-        n_best = self.scores.shape[1]
-        self.scores, best = torch.cat([self.scores, scores], dim=1).topk(n_best, dim=1)
-        self.origins = torch.cat([self.origins, origins.expand_as(scores)], dim=1).gather(1, best)
+        """Hypotheses (-inf: none) that are kept if they are better than those kept so far; none of what is done."""
+        n_best, is_open = self.scores.shape[1], ~self.is_done[:, None]
+        kept, best = torch.cat([self.scores, scores], dim=1).topk(n_best, dim=1)
+        places = torch.cat([self.origins, origins.expand_as(scores)], dim=1).gather(1, best)
+        self.scores, self.origins = kept.where(is_open, self.scores), places.where(is_open, self.origins)
 
     def finish_at_limit(self, length: int, length_penalty: float, origins: Int[Tensor, "beams"]) -> None:
-        """Sentences with this limit are done; unfinished beams fill the places that finished ones have left free."""
-        at_limit = self.limit == length
-        num_free = (self.scores == -torch.inf).sum(dim=1).where(at_limit & ~self.is_done, 0)
-        is_filling = torch.arange(self.live.shape[1], device=self.live.device) < num_free[:, None]
-        self.offer((self.live / length**length_penalty).where(is_filling, -torch.inf), origins)
-        self.is_done |= at_limit
+        """Sentences with this limit are done; unfinished beams take the places that finished ones have left free.
+
+        They stand behind the finished ones whatever their scores, so that the best hypothesis is the same for every
+        ``n_best``.
+        """
+        ends_here = (self.limit == length) & ~self.is_done
+        num_finished = (self.scores > -torch.inf).sum(dim=1, keepdim=True)
+        beam = torch.arange(self.scores.shape[1], device=self.live.device) - num_finished
+        is_free, beam = ends_here[:, None] & (beam >= 0), beam.clamp(min=0)
+        self.scores = torch.where(is_free, self.live.gather(1, beam) / length**length_penalty, self.scores)
+        self.origins = torch.where(is_free, origins[beam], self.origins)
+        self.is_done |= ends_here
 
     def select(self, sentences: Int[Tensor, "kept"]) -> "Frontier":
         """Only these of the sentences."""
@@ -142,7 +149,7 @@ def beam_search(
 
         # ------------------------------------------------ beams that end here
         worst_of_best = torch.cat([live, ends], dim=1).topk(num_beams, dim=1).values[:, -1:]
-        is_end = (ends >= worst_of_best) & (ends > -torch.inf) & ~frontier.is_done[:, None]
+        is_end = (ends >= worst_of_best) & (ends > -torch.inf)
         frontier.offer((ends / length**length_penalty).where(is_end, -torch.inf), step * num_beams + beams)
         frontier.num_finished += is_end.sum(dim=1)
 

@@ -33,7 +33,7 @@ class DecoderState(Protocol):
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """What a search found for each sentence, best first.
+    """What a search found for each sentence: what is finished, best first, then what the limit cut.
 
     Attributes:
         tokens: without the start token; end tokens fill up what is shorter. One that its limit cut has no end token.
