@@ -35,5 +35,13 @@ class NonFiniteError(TransformerArchitecturesError):
     """Loss or gradient became NaN or infinite; the weights were left as they were before the step."""
 
 
+class LostRankError(TransformerArchitecturesError):
+    """Another process of the run was killed, stopped or cut off; the run can go on from its last checkpoint."""
+
+
+class LostWorkerError(TransformerArchitecturesError):
+    """A process that loads batches was killed or stopped; the run can go on from its last checkpoint."""
+
+
 class TrackingError(TransformerArchitecturesError):
     """The experiment store cannot be read or written outside of training (training itself never stops for it)."""

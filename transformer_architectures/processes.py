@@ -7,6 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
+
+from transformer_architectures.errors import LostWorkerError
+
 
 def available_cores() -> int:
     """Cores that this process may use: of a machine of 64, a container may have two."""
@@ -17,6 +21,35 @@ def ignore_signals(worker_id: int = 0) -> None:
     """For a worker: a signal to the process group must stop the loop at a safe point, not its workers at once."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def lost_workers_named() -> Iterator[None]:
+    """Inside this block a worker of a `DataLoader` that is killed, or gives nothing in time, is an error that names it.
+
+    All workers are killed then: one that was stopped would stay for ever.
+
+    Raises:
+        LostWorkerError: instead of torch's RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader "):
+            raise
+        workers = multiprocessing.active_children()
+        stopped = [worker.pid for worker in workers if _is_stopped(worker.pid)]
+        for worker in workers:
+            worker.kill()
+        named = f" (process {', '.join(map(str, stopped))} was stopped)" if stopped else ""
+        raise LostWorkerError(f"a worker that loads batches is lost{named}: {str(error).splitlines()[0]}") from None
+
+
+def _is_stopped(pid: int | None) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
 
 
 def may_have_children() -> bool:

@@ -221,7 +221,9 @@ def test_asking_for_more_does_not_change_the_first(seed: int, length_penalty: fl
     """Also where a cut hypothesis scores better than the finished ones, which short limits make common."""
     decoder, sentences = ToyDecoder(5, sharpness=1.0), list(range(60))
     limits = [1 + sentence % 6 for sentence in sentences]
-    found = [beams(decoder, sentences, limits, num_beams=4, n_best=n, length_penalty=length_penalty) for n in range(1, 5)]
+    found = [
+        beams(decoder, sentences, limits, num_beams=4, n_best=n, length_penalty=length_penalty) for n in range(1, 5)
+    ]
     assert any(bool((longer.scores.diff(dim=1) > 0).any()) for longer in found)
     for fewer, more in zip(found, found[1:], strict=False):
         assert fewer.to_lists() == [texts[: fewer.scores.shape[1]] for texts in more.to_lists()]

@@ -130,6 +130,13 @@ def test_nothing_to_train_on(tmp_path: Path, rows: Rows) -> None:
         read_labeled(LabeledRecipe(labeled_file(tmp_path / "a.tsv", [("pos", "")])))
 
 
+def test_labels_that_nobody_has(tmp_path: Path) -> None:
+    (tmp_path / "none.tsv").write_text("text\tlabel\n" + "".join(f"a{n}\t\n" for n in range(20)))
+    config = LabeledTextConfig(file=str(tmp_path / "none.tsv"), multi_label=True)
+    with pytest.raises(DataError, match="no training row has a label"):
+        LabeledRecipe(train=config, validation_fraction=0.2).read(RejectionLog())
+
+
 def test_several_labels(tmp_path: Path) -> None:
     train = labeled_file(tmp_path / "a.tsv", [("x,y", "one"), ("", "two"), ("z", "three")], multi_label=True)
     held_out = labeled_file(tmp_path / "b.tsv", [("z,x", "four"), ("", "five")], multi_label=True)

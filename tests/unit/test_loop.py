@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from transformer_architectures.batch_work import BatchWork
 from transformer_architectures.errors import CheckpointError, DataError, NonFiniteError
 from transformer_architectures.training.checkpointing import read_checkpoint
 from transformer_architectures.training.config import TrainingConfig
@@ -81,14 +82,13 @@ class Regression:
         noise = torch.randn(4, 1)
         return (model(batch.features) + noise).square().sum()
 
-    def validate(self, model: Any, should_stop: Callable[[], None]) -> Scores:
+    def validate(self, model: Any, work: BatchWork) -> Scores:
         assert not model.training
         torch.randn(7)
-        self.during_validation()
-        should_stop()
+        work([0], lambda batch: self.during_validation())
         return {"score": float(model.weight.detach().sum())}
 
-    def evaluate(self, model: Any, part: str, should_stop: Callable[[], None]) -> Scores:
+    def evaluate(self, model: Any, part: str, work: BatchWork) -> Scores:
         return {"score": 0.0}
 
     def baseline(self, part: str) -> Scores:
@@ -162,8 +162,8 @@ def test_stopped_anywhere_and_continued(fit: Callable[..., Fit], tmp_path: Path,
             if in_validation:
                 run.task.during_validation = ask  # type: ignore[attr-defined]
             else:
-                loss = run.step.loss
-                run.step.loss = lambda model, batch, ask=ask, loss=loss: (ask(), loss(model, batch))[1]  # type: ignore[misc]
+                loss = run.step.summed_loss.loss
+                run.step.summed_loss.loss = lambda model, batch, ask=ask, loss=loss: (ask(), loss(model, batch))[1]  # type: ignore[misc]
             try:
                 run.run()
                 assert in_validation  # there was none at that step
@@ -222,7 +222,7 @@ def test_every_kept_checkpoint_has_the_best_weights_that_it_needs(fit: Callable[
     """Also an older one, after scores have become better."""
     run = fit("mine", checkpoint_interval=1, validation_interval=2)
     scores = iter([1.0, 3.0, 2.0, 4.0, 5.0, 6.0])
-    run.task.validate = lambda model, should_stop: {"score": next(scores)}  # type: ignore[method-assign]
+    run.task.validate = lambda model, work: {"score": next(scores)}  # type: ignore[method-assign]
     mine = folder(tmp_path, "mine")
     run.tracker = MagicMock(run_folder=mine.path)
     run.run()

@@ -18,6 +18,7 @@ from transformer_architectures.architectures.vit.data_config import VitDataConfi
 from transformer_architectures.architectures.vit.pretrained_start import PretrainedStart, read_pretrained
 from transformer_architectures.architectures.vit.training import ImageClassificationTask, VitTrainingConfig
 from transformer_architectures.architectures.vit.transformer import VisionTransformerForImageClassification
+from transformer_architectures.batch_work import one_by_one
 from transformer_architectures.errors import ConfigError, DataError
 from transformer_architectures.metrics import AnnotatedPairs, multi_label_scores
 from transformer_architectures.pretrained.vit import config_to_timm, timm_weight_map
@@ -25,10 +26,6 @@ from transformer_architectures.training.multi_label_loss import multi_label_loss
 from transformer_architectures.training.task import Task
 
 MODEL: dict[str, Any] = {**SIZES, "image_size": [16, 24]}
-
-
-def never() -> None:
-    """Nothing asks the run to stop."""
 
 
 def make(
@@ -84,15 +81,15 @@ def test_scores_are_those_of_the_exported_folder(files: Path) -> None:
     """Thresholds are chosen on validation, and test sees those of its own weights whatever was scored in between."""
     task = make(files)
     one, other = lively(task), lively(task)
-    scores = {name: task.evaluate(model, "validation", never) for name, model in (("one", one), ("other", other))}
+    scores = {name: task.evaluate(model, "validation", one_by_one) for name, model in (("one", one), ("other", other))}
     assert scores["one"] != scores["other"]
-    test = task.evaluate(one, "test", never)
+    test = task.evaluate(one, "test", one_by_one)
     task.export(one, files / "model", {})
     loaded = load_model(files / "model", device="cpu")
     assert isinstance(loaded, PictureClassifier)
     assert loaded.evaluate(files / "validation", files / "validation.csv", batch_size=7) == pytest.approx(scores["one"])
     assert loaded.evaluate(files / "test", files / "test.csv", batch_size=7) == pytest.approx(test)
-    assert make(files).evaluate(one, "test", never) == pytest.approx(test)  # validation was not scored before
+    assert make(files).evaluate(one, "test", one_by_one) == pytest.approx(test)  # validation was not scored before
     (row,) = task.samples(one, "test")[:1]
     (said,) = loaded.predict([next((files / "test").glob(f"{row['picture']}.*"))])
     assert row["predicted"] == ", ".join(said["predicted"])
@@ -199,10 +196,10 @@ def test_other_classes_and_another_size(files: Path, tmp_path: Path, capsys: pyt
     for name, tensor in model.state_dict().items():
         if "positions" not in name and not name.startswith("head."):
             assert torch.equal(tensor, found.state_dict()[name]), name
-    scores = task.evaluate(found, "validation", never)
+    scores = task.evaluate(found, "validation", one_by_one)
     assert list(scores) == ["map_macro", "map_micro", "map_weighted", "f1", "accuracy"]
     assert list(task.baseline("validation")) == list(task.signatures()) == list(scores)
-    assert task.evaluate(found, "test", never) == {}
+    assert task.evaluate(found, "test", one_by_one) == {}
 
 
 def test_a_published_folder(files: Path) -> None:

@@ -1,79 +1,231 @@
-"""Two processes take the very step of one: gradients, weights and reports agree with accumulation in a single process."""
+"""Several processes take the very steps of one: losses, gradients and scores of every architecture agree."""
 
+import itertools
+import json
 import os
+import random
 import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 
+from transformer_architectures.architectures import bert, vanilla, vit
+from transformer_architectures.architectures.bert.masked_language_model import MaskedLanguageModelTask
+from transformer_architectures.architectures.vanilla.training import TranslationTask, VanillaTrainingConfig
+from transformer_architectures.architectures.vit.training import ImageClassificationTask, VitTrainingConfig
+from transformer_architectures.errors import NonFiniteError
+from transformer_architectures.loading import Loading
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import Ranks, process_group
-from transformer_architectures.training.optimization import build_optimizer, build_scheduler
+from transformer_architectures.training.distributed import Ranks, SharedWork, process_group
+from transformer_architectures.training.multi_label_loss import multi_label_loss
+from transformer_architectures.training.optimization import build_optimizer, build_scheduler, gradients
 from transformer_architectures.training.precision import Precision
-from transformer_architectures.training.step import StepReport, TrainingStep
+from transformer_architectures.training.step import TrainingStep
 
-STEPS, WORLD_SIZE = 3, 2
-
-
-class Rows:
-    """A micro-batch with an uneven number of labels."""
-
-    def __init__(self, number: int) -> None:
-        self.features = torch.randn(3 + number % 4, 5, generator=torch.Generator().manual_seed(number)).double()
-        self.num_labels = self.num_tokens = self.num_positions = len(self.features)
-        self.indices = tuple(range(len(self.features)))
-
-    def to(self, device: torch.device) -> "Rows":
-        return self
+STEPS = 20
+ACCUMULATION = 2
+CPU = torch.device("cpu")
+SYLLABLES = ["ba", "lo", "mi", "tu", "ké", "sa", "ro", "ne"]
 
 
-def loss(model: nn.Module, batch: Rows) -> Tensor:
-    output: Tensor = model(batch.features)
-    return output.square().sum()
+# -------------------------------------------------------------------- three tiny tasks
+def write_data(folder: Path) -> None:
+    """Sentences, documents and pictures; few enough that every epoch ends with an uneven batch."""
+    words = ["".join(random.choices(SYLLABLES, k=2)) for _ in range(30)]
+    lines = [" ".join(random.choices(words, k=random.randint(1, 9))) for _ in range(45)]
+    (folder / "pairs.tsv").write_text("".join(f"{line} {n}\t{line[::-1]} {n}\n" for n, line in enumerate(lines)))
+    (folder / "documents.txt").write_text("\n\n".join(lines))
+    for number in range(47):
+        path = folder / "pictures" / f"class{number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.randint(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
 
 
-def trained(ranks: Ranks, numbers_of_steps: list[list[int]]) -> tuple[list[Tensor], list[StepReport]]:
+def translation(folder: Path, loading: Loading) -> tuple[Any, Any]:
+    config = {
+        "train": {"file": str(folder / "pairs.tsv")},
+        "cache_dir": str(folder / "cache"),
+        "num_workers": 1,
+        "validation_fraction": 0.2,
+    }
+    data = vanilla.TransformerDataModule(
+        vanilla.VanillaDataConfig.model_validate(config), 120, seed=3, batch_tokens=130, loading=loading
+    )
+    data.setup()
+    sizes = {"vocab_size": 120, "embed_dim": 16, "num_heads": 2, "ff_dim": 32, "num_layers": 1, "dropout": 0.0}
+    settings = VanillaTrainingConfig(max_steps=STEPS)
+    return TranslationTask(vanilla.VanillaModelConfig(**sizes), settings, data), data
+
+
+class Pictures(ImageClassificationTask):
+    """In the numbers of the model."""
+
+    def loss(self, model: Any, batch: Any) -> Tensor:
+        dtype = next(model.parameters()).dtype
+        logits = model(batch.images.to(dtype))
+        return multi_label_loss(logits, batch.labels.to(dtype), batch.masks.to(dtype), self.config.loss, None)
+
+
+def pictures(folder: Path, loading: Loading) -> tuple[Any, Any]:
+    config = {
+        "train": {"image_folder": str(folder / "pictures")},
+        "cache_dir": str(folder / "cache"),
+        "validation_fraction": 0.3,
+        "augmentation": {"mixup": 0.4, "cutmix": 1.0},
+    }
+    data = vit.TransformerDataModule(
+        vit.VitDataConfig.model_validate_json(json.dumps(config)), (16, 16), seed=3, batch_size=6, loading=loading
+    )
+    data.setup()
+    sizes = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "num_heads": 2, "ff_dim": 16, "num_layers": 1}
+    model = vit.VitModelConfig(**sizes, dropout=0.0)
+    return Pictures(model, VitTrainingConfig(max_steps=STEPS), data), data
+
+
+def masked_texts(folder: Path, loading: Loading) -> tuple[Any, Any]:
+    config = {
+        "train": {"documents": {"files": [str(folder / "documents.txt")]}},
+        "cache_dir": str(folder / "cache"),
+        "validation_fraction": 0.2,
+        "max_length": 20,
+    }
+    data = bert.TransformerDataModule(
+        bert.BertDataConfig.model_validate(config), 100, seed=3, batch_tokens=70, loading=loading
+    )
+    data.setup()
+    sizes = {"vocab_size": 100, "embed_dim": 16, "num_heads": 2, "ff_dim": 32, "num_layers": 1, "max_positions": 32}
+    return MaskedLanguageModelTask(bert.BertModelConfig(**sizes, dropout=0.0), data), data
+
+
+TASKS = {"translation": translation, "pictures": pictures, "masked texts": masked_texts}
+
+
+# -------------------------------------------------------------------- what one process, or a rank, does
+def batches_from(data: Any, step: int) -> Iterator[list[Any]]:
+    """The micro-batches of each step, from one on: epochs end where they end."""
+    done = 0
+    for epoch in range(10_000):
+        micro_batches = list(data.train_dataloader(epoch=epoch))
+        for start in range(0, len(micro_batches), ACCUMULATION):
+            if done >= step:
+                yield micro_batches[start : start + ACCUMULATION]
+            done += 1
+
+
+def train(name: str, folder: Path, ranks: Ranks, dtype: torch.dtype) -> dict[str, Any]:
+    """Losses, the rows of each step, all gradients of each step in one vector, and scores at the end."""
+    task, data = TASKS[name](folder, Loading(ranks.rank, ranks.world_size))
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2)).double()
-    config = TrainingConfig(max_steps=STEPS, warmup_steps=0)
+    model = task.build_model().to(dtype)
+    config = TrainingConfig(max_steps=STEPS, warmup_steps=0, learning_rate=0.01)
     optimizer = build_optimizer(model, config)
     step = TrainingStep(
-        model,
-        loss,
-        optimizer,
-        build_scheduler(optimizer, config),
-        Precision(torch.device("cpu"), None),
-        clip_norm=0.5,
-        ranks=ranks,
+        model, task.loss, optimizer, build_scheduler(optimizer, config), Precision(CPU, None), 0.5, ranks=ranks
     )
-    reports = [step([Rows(number) for number in numbers]) for numbers in numbers_of_steps]
-    return [parameter.detach() for parameter in model.parameters()], reports
+    losses, rows, found = [], [], []
+    for micro_batches, _ in zip(batches_from(data, 0), range(STEPS), strict=False):
+        losses.append(step(micro_batches).loss)
+        rows.append([tuple(batch.indices) for batch in micro_batches])
+        found.append(torch.cat([gradient.flatten() for gradient in gradients(model.parameters())]).clone())
+    model.eval()
+    scores = task.validate(model.float(), SharedWork(ranks, lambda: None))
+    return {"losses": losses, "rows": rows, "gradients": torch.stack(found), "scores": scores}
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank)}
-    os.environ |= {"WORLD_SIZE": str(WORLD_SIZE), "LOCAL_RANK": str(rank)}
+def work(rank: int, world_size: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
-    with process_group(torch.device("cpu")) as ranks:
-        result = trained(ranks, [[WORLD_SIZE * step + ranks.rank] for step in range(STEPS)])
-        assert ranks.gather(rank) == [0, 1] and ranks.agree(f"from {rank}") == "from 0"
-        assert ranks.any(rank == 1) and not ranks.any(False) and dist.is_initialized()
-        torch.save((result[0], [vars(report) for report in result[1]]), Path(folder) / f"{rank}.pt")
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
+    with process_group(CPU) as ranks:
+        assert ranks.gather(rank) == list(range(world_size)) and ranks.agree(f"from {rank}") == "from 0"
+        assert ranks.any(rank == 1) and not ranks.any(False)
+        refuse_what_is_not_finite(Path(folder), ranks)
+        for name in TASKS:
+            for dtype in (torch.float64, torch.float32):
+                torch.save(train(name, Path(folder), ranks, dtype), Path(folder) / f"{name}_{dtype}_{rank}.pt")
 
 
-def test_two_ranks_are_accumulation_of_two(tmp_path: Path) -> None:
+class Poison(torch.autograd.Function):
+    """The identity, with one bad number in its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        bad = grads[0].clone()
+        bad.view(-1)[-1] = torch.nan
+        return bad
+
+
+def refuse_what_is_not_finite(folder: Path, ranks: Ranks) -> None:
+    """A bad loss, and a bad gradient of a finite loss, in one micro-batch of one rank: no rank takes the step."""
+    task, data = masked_texts(folder, Loading(ranks.rank, ranks.world_size))
+    for bad_rank, bad_batch, in_gradient in itertools.product(
+        range(ranks.world_size), range(ACCUMULATION), (False, True)
+    ):
+        torch.manual_seed(1)
+        model = task.build_model()
+        asked: list[int] = []
+
+        def loss(model: Any, batch: Any) -> Tensor:
+            asked.append(1)
+            value = task.loss(model, batch)
+            if ranks.rank != bad_rank or len(asked) != bad_batch + 1:
+                return value
+            weight = random.choice(list(model.parameters()))
+            return value + 0 * Poison.apply(weight).sum() if in_gradient else value * torch.nan
+
+        config = TrainingConfig(max_steps=STEPS, warmup_steps=0)
+        optimizer = build_optimizer(model, config)
+        step = TrainingStep(
+            model, loss, optimizer, build_scheduler(optimizer, config), Precision(CPU, None), ranks=ranks
+        )
+        micro_batches = next(batches_from(data, 0))
+        before = [weight.detach().clone() for weight in model.parameters()]
+        with pytest.raises(NonFiniteError) as caught:
+            step(micro_batches)
+        rows = [index for batch in micro_batches for index in batch.indices]
+        assert all(str(row) in str(caught.value) for row in itertools.chain(*ranks.gather(rows)))
+        assert all(map(torch.equal, before, model.parameters())) and not optimizer.state
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(work, (port, str(tmp_path)), nprocs=WORLD_SIZE)
-    weights, reports = trained(Ranks(), [[WORLD_SIZE * step, WORLD_SIZE * step + 1] for step in range(STEPS)])
-    for rank in range(WORLD_SIZE):
-        theirs, their_reports = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        for ours, other in zip(weights, theirs, strict=True):
-            torch.testing.assert_close(other, ours, rtol=0, atol=1e-12)
-        for report, other in zip(reports, their_reports, strict=True):
-            assert other["num_labels"] == report.num_labels
-            assert abs(other["loss"] - report.loss) < 1e-12 and abs(other["grad_norm"] - report.grad_norm) < 1e-12
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.faults)])
+def test_ranks_take_the_steps_of_one(seed: int, tmp_path: Path, world_size: int) -> None:
+    write_data(tmp_path)
+    one = {
+        (name, dtype): train(name, tmp_path, Ranks(), dtype)
+        for name in TASKS
+        for dtype in (torch.float64, torch.float32)
+    }
+    multiprocessing.spawn(work, (world_size, free_port(), str(tmp_path)), nprocs=world_size)
+    for (name, dtype), expected in one.items():
+        ranks = [torch.load(tmp_path / f"{name}_{dtype}_{rank}.pt", weights_only=True) for rank in range(world_size)]
+        for found in ranks:
+            assert found["scores"] == expected["scores"] if dtype is torch.float64 else True, name
+            check_close(found["gradients"], expected["gradients"], 1e-10 if dtype is torch.float64 else 1e-5, name)
+            assert np.allclose(found["losses"], expected["losses"], rtol=0, atol=1e-4), name
+            assert torch.equal(found["gradients"], ranks[0]["gradients"])  # ranks never drift apart
+        for step, of_one in enumerate(expected["rows"]):
+            shares = [found["rows"][step] for found in ranks]
+            assert [tuple(row for part in parts for row in part) for parts in zip(*shares, strict=True)] == of_one
+
+
+def check_close(found: Tensor, expected: Tensor, tolerance: float, name: str) -> None:
+    """The first step's gradients: later ones differ by what the weights differ by, and Adam makes much of little."""
+    error = (found[0] - expected[0]).norm() / expected[0].norm()
+    assert float(error) <= tolerance, f"{name}: {float(error)}"

@@ -1,4 +1,4 @@
-"""Batches of a fixed size: every row once, a pure function of (seed, epoch, position), the same work for every rank."""
+"""Batches of a fixed size: every row once, a pure function of (seed, epoch, position)."""
 
 from collections import Counter
 from typing import Any
@@ -40,24 +40,10 @@ def test_a_position_is_the_tail_of_its_epoch(config: dict[str, Any], position: i
     assert list(sampler.at(epoch + 1, 3).at(epoch)) == whole == list(ShuffledBatchSampler(**config, epoch=epoch))
 
 
-@given(settings_of_a_sampler, st.integers(2, 5))
-def test_ranks_share_the_batches_of_one_rank(config: dict[str, Any], world_size: int) -> None:
-    ranks = [list(ShuffledBatchSampler(**config, rank=rank, world_size=world_size)) for rank in range(world_size)]
-    steps = [[row for batch in step for row in batch] for step in zip(*ranks, strict=True)]
-    together = {**config, "batch_size": config["batch_size"] * world_size}
-    single = list(ShuffledBatchSampler(**together))
-    assert single[: len(steps)] == steps
-    assert sum(map(len, single[len(steps) :])) < world_size
-    assert all(1 <= len(batch) <= config["batch_size"] for batches in ranks for batch in batches)
-    for step in zip(*ranks, strict=True):
-        assert max(map(len, step)) - min(map(len, step)) <= 1
-
-
-@given(settings_of_a_sampler, st.integers(1, 5))
-def test_the_length_is_known_beforehand(config: dict[str, Any], world_size: int) -> None:
-    for rank in range(world_size):
-        sampler = ShuffledBatchSampler(**config, rank=rank, world_size=world_size)
-        assert len(sampler) == len(list(sampler))
+@given(settings_of_a_sampler)
+def test_the_length_is_known_beforehand(config: dict[str, Any]) -> None:
+    sampler = ShuffledBatchSampler(**config)
+    assert len(sampler) == len(list(sampler))
 
 
 def test_epochs_and_seeds_differ_and_global_state_plays_no_part(seed: int) -> None:
@@ -75,7 +61,7 @@ def test_without_shuffling_rows_come_as_they_are_numbered() -> None:
     assert list(ShuffledBatchSampler(7, 3, shuffle=False, epoch=4)) == [[0, 1, 2], [3, 4, 5], [6]]
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"rank": 2, "world_size": 2}, {"rank": -1}])
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}])
 def test_impossible_settings_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError):
         ShuffledBatchSampler(**{"num_rows": 1, "batch_size": 1, **wrong})

@@ -257,6 +257,22 @@ def test_the_scheme_is_detected(sentences: list[list[tuple[str, int, int]]]) -> 
     assert detect_scheme(bio, are_entities=False) == "free"
 
 
+def test_odd_files_are_spoken_of(tmp_path: Path) -> None:
+    path = tmp_path / "odd.conll"
+    path.write_text("-DOCSTART-\tO\nAnna\tS-PER\n\n#\tE-LOC\nx\tU-LOC\n")
+    read = read_tagged_text(TaggedTextConfig(file=str(path)), "train")
+    assert [row.words for row in read.rows if isinstance(row, TaggedText)] == [("Anna",), ("#", "x")]
+    said = " ".join(read.notes)
+    assert "1 -DOCSTART- lines are passed over" in said and "many sentences begin with '#'" in said and "BIOES" in said
+
+
+def test_declared_tags_of_iob1_are_converted_too(tmp_path: Path) -> None:
+    path = tmp_path / "tags.conll"
+    path.write_text("a\tI-PER\nb\tO\n\na\tI-PER\nb\tI-LOC\n")
+    read = read_tagged_text(TaggedTextConfig(file=str(path), tags=["O", "I-PER", "I-LOC"]), "train")
+    assert [row.tags for row in read.rows if isinstance(row, TaggedText)] == [("B-PER", "O"), ("B-PER", "B-LOC")]
+
+
 def test_a_few_mistakes_do_not_change_the_scheme() -> None:
     bio = [["B-X", "I-X", "O"]] * 9
     assert detect_scheme([*bio, ["I-X", "O"], ["E-X"]]) == "bio"

@@ -121,6 +121,21 @@ def test_planted_entities_are_found_once_each_with_their_characters(seed: int, m
     assert len(row["words"]) == len(row["tags"])
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cafe\u0301",
+        "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e London",
+        "\u0639\u0631\u0628\u064a\u064b\u0651",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 Anna",
+        "Jose\u0301 Zoe\u0308 New York\u0301",
+    ],
+)
+def test_marks_stay_with_their_letters(line: str) -> None:
+    assert [word.text for word in split_words(line)] == line.split()
+    assert [word.text for word in split_words(f"({line})")][1:-1] == line.split()
+
+
 def test_words_of_a_line_are_where_they_say(seed: int) -> None:
     line = 'He said, "don\'t!" to @ann #1st (x) ... a-b -- \u200b\n§'
     words = split_words(line)

@@ -1,7 +1,9 @@
 """The translator: every line has its output, and batches, beams and scores agree with the model itself."""
 
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,15 +97,12 @@ def test_dropout_is_off_and_the_mode_of_the_model_stays(seed: int) -> None:
     assert translator.model.training
 
 
-def test_what_is_raised_between_batches_ends_the_work(translator: Translator) -> None:
-    class Enough(Exception):
-        pass
+def test_batches_may_be_computed_in_any_order(translator: Translator) -> None:
+    def backwards(batches: Iterable[list[int]], compute: Callable[[list[int]], Any]) -> list[Any]:
+        return [compute(batch) for batch in reversed(list(batches))][::-1]
 
-    def stop() -> None:
-        raise Enough
-
-    with pytest.raises(Enough):
-        translator.predict(["ba"], between_batches=stop)
+    lines = ["ba lo mi", "ba", "", "tu ké sa ro"]
+    assert translator.predict(lines, batch_size=1, work=backwards) == translator.predict(lines, batch_size=1)
 
 
 def test_learned_positions_are_never_overrun(seed: int, capsys: pytest.CaptureFixture[str]) -> None:

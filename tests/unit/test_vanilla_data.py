@@ -20,6 +20,7 @@ from transformer_architectures.architectures.vanilla.data import (
     VanillaDataConfig,
 )
 from transformer_architectures.errors import DataError
+from transformer_architectures.loading import Loading
 
 PAD, START, EOS = 0, 1, 2
 tokens = st.lists(st.integers(3, 60_000), max_size=12)
@@ -71,7 +72,7 @@ def make(tmp_path: Path, texts: list[tuple[str, str]], seed: int = 3, **changes:
     file = tmp_path / "train.tsv"
     file.write_text("".join(f"{left}\t{right}\n" for left, right in texts), encoding="utf-8")
     config = {"train": {"file": str(file)}, "cache_dir": str(tmp_path / "cache"), "validation_fraction": 0.2}
-    names = ("batch_tokens", "rank", "world_size", "length_multiple", "start_id", "rejected_path")
+    names = ("batch_tokens", "loading", "length_multiple", "start_id", "rejected_path")
     options = {"batch_tokens": 200, **{name: changes.pop(name) for name in names if name in changes}}
     data = TransformerDataModule(VanillaDataConfig.model_validate({**config, **changes}), 300, seed=seed, **options)
     data.setup()
@@ -115,12 +116,15 @@ def test_an_epoch_from_a_position_on_is_its_tail(tmp_path: Path, texts: list[tup
     assert [plain(batch) for batch in make(tmp_path, texts, seed=4).train_dataloader(2)] != whole
 
 
-def test_ranks_are_disjoint(tmp_path: Path, texts: list[tuple[str, str]]) -> None:
-    one = [plain(batch) for batch in make(tmp_path, texts).train_dataloader()]
-    ranks = [make(tmp_path, texts, rank=rank, world_size=2) for rank in range(2)]
-    found = [[plain(batch) for batch in data.train_dataloader()] for data in ranks]
-    assert [batch for step in zip(*found, strict=True) for batch in step] == one[: len(one) // 2 * 2]
-    # Evaluation is not divided by the sampler: every rank could score all of it.
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_batches_of_one(tmp_path: Path, texts: list[tuple[str, str]], world_size: int) -> None:
+    one = list(make(tmp_path, texts).train_dataloader(epoch=1))
+    ranks = [make(tmp_path, texts, loading=Loading(rank, world_size)) for rank in range(world_size)]
+    assert {data.batches_per_epoch(1) for data in ranks} == {len(one)}
+    for batch, *shares in zip(one, *(data.train_dataloader(epoch=1) for data in ranks), strict=True):
+        assert tuple(index for share in shares for index in share.indices) == batch.indices
+        assert sum(share.num_labels for share in shares) == batch.num_labels
+    # What is scored is shared out in whole batches.
     assert len(list(ranks[0].val_dataloader())) == len(list(ranks[1].val_dataloader()))
 
 

@@ -24,6 +24,7 @@ from transformer_architectures.datasets.picture_ids import PictureIds
 from transformer_architectures.datasets.pictures import decode_picture
 from transformer_architectures.datasets.splitting import is_validation
 from transformer_architectures.errors import DataError
+from transformer_architectures.loading import Loading
 from transformer_architectures.training.task import Batch, DataModule
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "miml_openimages"
@@ -38,7 +39,7 @@ def labels(tmp_path: Path, seed: int) -> Labels:
 
 
 def make(folder: Path, seed: int = 3, train: dict[str, Any] | None = None, **changes: Any) -> TransformerDataModule:
-    names = ("batch_size", "rank", "world_size", "rejected_path", "color_statistics", "image_size")
+    names = ("batch_size", "loading", "rejected_path", "color_statistics", "image_size")
     options = {"batch_size": 8, "image_size": (16, 24)}
     options.update({name: changes.pop(name) for name in names if name in changes})
     config = {
@@ -148,15 +149,29 @@ def test_a_resumed_run_sees_the_same_augmented_pictures(tmp_path: Path, labels: 
 def test_a_picture_is_augmented_alike_in_any_batch(tmp_path: Path, labels: Labels) -> None:
     augmentation = {"auto_augment": "randaugment"}  # not mixed: partners are those of the batch
     one = make(tmp_path, augmentation=augmentation, batch_size=5)
-    ranks = [make(tmp_path, augmentation=augmentation, rank=rank, world_size=2, batch_size=4) for rank in range(2)]
+    ranks = [make(tmp_path, augmentation=augmentation, loading=Loading(rank, 2), batch_size=4) for rank in range(2)]
 
     def by_row(*modules: TransformerDataModule) -> dict[int, Tensor]:
         batches = [batch for module in modules for batch in module.train_dataloader(3)]
         return {row: pixels for batch in batches for row, pixels in zip(batch.indices, batch.pixels, strict=True)}
 
     alone, together = by_row(one), by_row(*ranks)
-    assert len(together) >= len(alone) - 1
+    assert together.keys() == alone.keys()
     assert all(torch.equal(pixels, alone[row]) for row, pixels in together.items())
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_mixtures_are_the_same_for_any_number_of_ranks(tmp_path: Path, labels: Labels, world_size: int) -> None:
+    """Partners come from the whole batch; a rank for which no picture is left computes one that does not count."""
+    options: dict[str, Any] = {"augmentation": {"mixup": 0.7, "cutmix": 0.9}, "batch_size": 6}
+    one = make(tmp_path, **options)
+    ranks = [make(tmp_path, **options, loading=Loading(rank, world_size)) for rank in range(world_size)]
+    for batch, *shares in zip(one.train_dataloader(2), *(module.train_dataloader(2) for module in ranks), strict=True):
+        counted = [share for share in shares if share.num_labels]
+        assert tuple(index for share in shares for index in share.indices) == batch.indices
+        for name in ("pixels", "labels", "masks"):
+            assert torch.equal(torch.cat([getattr(share, name) for share in counted]), getattr(batch, name))
+        assert all(len(share.batch.indices) == 1 for share in shares if not share.num_labels)
 
 
 def test_equal_pictures_do_not_stay_equal(tmp_path: Path, labels: Labels) -> None:

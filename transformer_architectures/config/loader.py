@@ -18,7 +18,8 @@ from transformer_architectures.errors import ConfigError
 # What may differ between two runs of "the same configuration" (DESIGN §9): where it lies, who watches, how long it lasts.
 NOT_IN_FINGERPRINT = {
     "Training": {
-        "checkpoint_root", "run_name", "experiment", "log_interval", "histogram_interval", "device", "max_steps", "max_epochs"
+        "checkpoint_root", "run_name", "experiment", "log_interval", "histogram_interval", "device", "max_steps", "max_epochs",
+        "hang_timeout"
     }
 }  # fmt: skip
 

@@ -56,15 +56,20 @@ def read_columns(
 
     Args:
         word_column, tag_column: counted from 0, or from the end with -1.
-        count: is told what is passed over.
+        count: is told what is passed over, or looks odd.
     """
     layout = _layout(path)
+    first_words: Counter[bool] = Counter()
     for block in _blocks(path):
         rows = [(number, layout.cut(line)) for number, line in block]
-        if len(rows) == 1 and rows[0][1][0] == DOCUMENT_START:
-            count(f"{DOCUMENT_START} lines")
-        else:
+        if rows[0][1][0] == DOCUMENT_START:  # mostly a sentence of its own
+            count(f"{DOCUMENT_START} lines are passed over")
+            rows = rows[1:]
+        if rows:
+            first_words[rows[0][1][0] == "#"] += 1
             yield _sentence(path, rows, layout.num_columns, word_column, tag_column)
+    if 4 * first_words[True] > first_words.total():
+        count("kind of file has no comments: many sentences begin with '#', which is read as a word")
 
 
 def read_conllu(
@@ -82,9 +87,9 @@ def read_conllu(
             if line.startswith("#"):
                 continue
             if re.fullmatch(r"\d+-\d+", columns[0]):
-                count("ranges of multiword tokens")
+                count("ranges of multiword tokens are passed over")
             elif re.fullmatch(r"\d+\.\d+", columns[0]):
-                count("empty nodes")
+                count("empty nodes are passed over")
             else:
                 rows.append((number, columns))
                 if ids_are_right and columns[0] != str(len(rows)):

@@ -52,7 +52,8 @@ class LabeledRecipe(PartsRecipe[LabeledTextConfig]):
         """All rows; bad training rows go to ``rejections``.
 
         Raises:
-            DataError: too many training rows are bad, a validation or test row is bad or has an unknown label, nothing is left.
+            DataError: too many training rows are bad, none has a label, a validation or test row is bad or has an unknown
+                label, nothing is left.
         """
 
         def rows(part: Part) -> Iterable[LabeledText | Rejection]:
@@ -61,6 +62,8 @@ class LabeledRecipe(PartsRecipe[LabeledTextConfig]):
 
         parts = _read_parts(self, rows, lambda row: row.text, lambda row: row.labels, rejections)
         parts = parts if self.train.labels is None else replace(parts, labels=tuple(sorted(self.train.labels)))
+        if not parts.labels:
+            raise DataError("no training row has a label: there is nothing to tell apart")
         for row in (*parts.validation, *parts.test):
             for label in row.labels:
                 if label not in parts.labels:

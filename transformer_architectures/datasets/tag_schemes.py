@@ -4,6 +4,7 @@ In BIO every entity begins with ``B-``. In IOB1 it begins with ``I-``, and ``B-`
 directly before it. Read as conlleval reads them, both spell the same entities.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -84,6 +85,14 @@ def detect_scheme(sentences: Iterable[Sequence[str]], are_entities: bool | None 
     return "iob1" if unlike_bio > unlike_iob1 else "bio"
 
 
+def look_like_bioes(sentences: Iterable[Sequence[str]]) -> bool:
+    """Whether most tags that are not ``O`` are of a scheme that also marks last words and single ones: BIOES, BILOU."""
+    forms = Counter(
+        bool(re.match("[BILOUESbiloues]-.", tag)) for tags in sentences for tag in tags if tag.upper() != OUTSIDE
+    )
+    return forms[True] > forms[False]
+
+
 def stray_insides(tags: Sequence[str]) -> int:
     """How many ``I-`` begin an entity, against the rule of BIO."""
     return len(entity_spans(tags)) - len(strict_entity_spans(tags))
@@ -103,6 +112,7 @@ __all__ = [
     "detect_scheme",
     "entity_spans",
     "is_entity_tag",
+    "look_like_bioes",
     "stray_insides",
     "strict_entity_spans",
 ]

@@ -19,6 +19,7 @@ from transformer_architectures.datasets.tag_schemes import (
     as_bio,
     detect_scheme,
     is_entity_tag,
+    look_like_bioes,
     stray_insides,
 )
 
@@ -91,9 +92,9 @@ def read_tagged_text(config: TaggedTextConfig, part: Part, are_entities: bool | 
     word_column, tag_column = (WORD_FORM, UPOS) if is_conllu else (0, -1)
     word_column = word_column if config.word_column is None else config.word_column
     tag_column = tag_column if config.tag_column is None else config.tag_column
-    passed_over: Counter[str] = Counter()
+    remarks: Counter[str] = Counter()
     read = read_conllu if is_conllu else read_columns
-    found = tuple(read(path, word_column, tag_column, lambda what: passed_over.update([what])))
+    found = tuple(read(path, word_column, tag_column, lambda what: remarks.update([what])))
 
     is_upos = is_conllu and tag_column == UPOS
     tags_of_sentences = [row.tags for row in found if isinstance(row, TaggedText)]
@@ -102,8 +103,14 @@ def read_tagged_text(config: TaggedTextConfig, part: Part, are_entities: bool | 
     else:
         scheme = "free" if is_upos else detect_scheme(tags_of_sentences, are_entities)
     known = config.tags or (list(UPOS_TAGS) if is_upos else None)
+    if known is not None and scheme == "iob1":  # tags are compared as they are after the conversion
+        known = [*known, *(f"B{tag[1:]}" for tag in known if tag.startswith("I"))]
     checked = tuple(row if isinstance(row, Rejection) else _checked(row, scheme, known) for row in found)
-    notes = [f"{path}: {count} {what} are passed over" for what, count in passed_over.items()]
+    notes = [f"{path}: {count} {what}" for what, count in remarks.items()]
+    if scheme == "free" and config.scheme == "auto" and look_like_bioes(tags_of_sentences):
+        notes.append(
+            f"{path}: the tags look like BIOES or BILOU, read as free labels: as BIO they would be scored as entities"
+        )
     return TaggedRows(checked, scheme != "free", (*notes, *_notes(path, scheme, checked, found)))
 
 

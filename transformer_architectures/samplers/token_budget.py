@@ -1,4 +1,4 @@
-"""Batches of similar lengths under a budget of tokens, padding counted: a pure function of (seed, epoch, rank)."""
+"""Batches of similar lengths under a budget of tokens, padding counted: a pure function of (seed, epoch)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,6 @@ class TokenBudgetBatchSampler:
         lengths: ``(rows, sides)``, the length that each side of a row takes in a batch.
         shuffle: bucket and shuffle anew in every epoch; otherwise one fixed order, longest first (so that memory runs out early).
         rows_multiple: larger batches have a multiple of so many rows (but for the last one), so that fewer shapes occur.
-        rank, world_size: every rank gets the same number of batches; up to ``world_size - 1`` per epoch go to nobody.
         epoch, start_batch: the position that iteration starts from, see `at`.
     """
 
@@ -30,8 +29,6 @@ class TokenBudgetBatchSampler:
     seed: int = 0
     shuffle: bool = True
     rows_multiple: int = 1
-    rank: int = 0
-    world_size: int = 1
     epoch: int = 0
     start_batch: int = 0
     # Of the last epoch that was asked for; `at` hands it on, so that an epoch is sorted and cut once.
@@ -42,8 +39,6 @@ class TokenBudgetBatchSampler:
             raise UsageError(
                 f"max_tokens and rows_multiple must be at least 1, not {min(self.max_tokens, self.rows_multiple)}"
             )
-        if not 0 <= self.rank < self.world_size:
-            raise UsageError(f"rank {self.rank} does not exist among {self.world_size}")
 
     def at(self, epoch: int, start_batch: int = 0) -> "TokenBudgetBatchSampler":
         """The same sampler, iterating over one epoch from a position on."""
@@ -57,7 +52,7 @@ class TokenBudgetBatchSampler:
         return max(0, len(self.batches(self.epoch)) - self.start_batch)
 
     def batches(self, epoch: int) -> list[Int[np.ndarray, "_"]]:
-        """The row numbers of each of this rank's batches in an epoch."""
+        """The row numbers of each batch of an epoch."""
         if epoch not in self._known:
             made = self._make(epoch)
             self._known.clear()
@@ -71,7 +66,7 @@ class TokenBudgetBatchSampler:
         batches = [order[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
         if generator is not None:
             batches = [batches[index] for index in generator.permutation(len(batches))]
-        return batches[: len(batches) // self.world_size * self.world_size][self.rank :: self.world_size]
+        return batches
 
     def padding_share(self, epoch: int) -> float:
         """Share of all positions of an epoch that are padding."""

@@ -20,6 +20,9 @@ class TrainingConfig(StrictModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; torch's own choice unless given")
     compile: bool = Field(False, description="torch.compile, a graph for every shape")
+    hang_timeout: float = Field(
+        600.0, gt=0, description="seconds to wait for another rank, or for a worker that loads batches"
+    )
 
     # How long. At least one limit is needed; early stopping may come first.
     max_steps: int | None = Field(None, ge=1)

@@ -1,23 +1,30 @@
-"""Data parallelism from outside: the model knows no ranks.
+"""Several processes from outside: the model knows no ranks.
 
-A run started by ``torchrun`` has one process per device. Each computes gradients of its own micro-batches, already divided by
-the number of labels of *all* ranks; their sum is the gradient of the one large batch.
+A run started by ``torchrun`` has one process per device. Each computes gradients of its share of every micro-batch, already divided by
+the number of labels of *all* ranks; their sum is the gradient of the whole batch.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
-from transformer_architectures.errors import UsageError
+from transformer_architectures.errors import LostRankError, UsageError
+from transformer_architectures.loading import every_nth
+from transformer_architectures.training.heartbeat import Heartbeat
 
 T = TypeVar("T")
+B = TypeVar("B")
+R = TypeVar("R")
 
 TORCHRUN_NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT")
 
@@ -46,16 +53,6 @@ class Ranks:
         """Whether any rank says yes."""
         return self.sum(float(flag))[0] > 0
 
-    def sum_gradients(self, gradients: list[Tensor]) -> None:
-        """Adds up the gradients of all ranks, in place, as one message."""
-        if self.world_size == 1:
-            return
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-        for gradient, summed in zip(gradients, parts, strict=True):
-            gradient.copy_(summed.view_as(gradient))
-
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in the order of ranks, on every rank."""
         if self.world_size == 1:
@@ -72,10 +69,92 @@ class Ranks:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def copy_weights(self, model: nn.Module) -> None:
+        """Gives every rank the weights of rank 0."""
+        if self.world_size > 1:
+            for tensor in [*model.parameters(), *model.buffers()]:
+                dist.broadcast(tensor.data, src=0)
+
+
+class SummedLoss(nn.Module):
+    """A model's loss as a module of its own: what data parallelism wraps."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[Any, Any], Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: Any) -> Tensor:
+        """Summed over the labels of one micro-batch."""
+        return self.loss(self.model, batch)
+
+
+def data_parallel(summed_loss: SummedLoss, ranks: Ranks) -> nn.Module:
+    """The same loss, after whose backward pass every rank holds the gradients' sums."""
+    if ranks.world_size == 1:
+        return summed_loss
+    # torch would arrange its buckets anew after the first step if it were told that every weight is used: the order in which
+    # gradients are summed would depend on where a run was resumed.
+    parallel = DistributedDataParallel(summed_loss, find_unused_parameters=True)
+    parallel.broadcast_buffers = False  # they are constants (the argument of this name goes away in torch 2.15)
+    parallel.register_comm_hook(None, _sum_gradients)
+    return parallel
+
+
+def without_sum(summed_loss: nn.Module) -> AbstractContextManager[None]:
+    """In this context gradients are only added up in this process: for all micro-batches but the last."""
+    return summed_loss.no_sync() if isinstance(summed_loss, DistributedDataParallel) else nullcontext()
+
+
+def _sum_gradients(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """Instead of torch's mean: what is summed is divided by the number of labels already."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    return work.get_future().then(lambda future: future.value()[0])
+
+
+@dataclass(frozen=True)
+class SharedWork:
+    """Works through batches in turns, a batch for each rank, and gives every rank all results: `BatchWork`.
+
+    Batches are those that a single process would compute, so results are equal to the last bit.
+
+    Args:
+        between_turns: called on every rank after each turn; what it raises ends the work.
+    """
+
+    ranks: Ranks
+    between_turns: Callable[[], None]
+
+    def __call__(self, batches: Iterable[B], compute: Callable[[B], R]) -> list[R]:
+        rank, world_size = self.ranks.rank, self.ranks.world_size
+        if world_size == 1:
+            own: Iterable[B] = batches
+        elif isinstance(batches, DataLoader):
+            own = every_nth(batches, rank, world_size)
+        else:
+            own = islice(batches, rank, None, world_size)
+        results = []
+        remaining = iter(own)
+        while True:
+            batch = list(islice(remaining, 1))
+            if not self.ranks.any(bool(batch)):
+                break
+            results += [compute(item) for item in batch]
+            self.between_turns()
+        of_ranks = self.ranks.gather(results)
+        return [of_ranks[turn % world_size][turn // world_size] for turn in range(sum(map(len, of_ranks)))]
+
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[Ranks]:
-    """Joins the processes that ``torchrun`` started; a single process outside of it is its own world."""
+def process_group(device: torch.device, hang_timeout: float = 600.0) -> Iterator[Ranks]:
+    """Joins the processes that ``torchrun`` started; a single process outside of it is its own world.
+
+    Args:
+        hang_timeout: seconds that a rank waits for the others.
+
+    Raises:
+        LostRankError: another rank was killed, stopped or cut off.
+    """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield Ranks()
         return
@@ -86,13 +165,23 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
         )
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # The other ranks wait while the first one decodes the validation part: that may take longer than the default.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
+    timeout = timedelta(seconds=hang_timeout)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    ranks = Ranks(dist.get_rank(), dist.get_world_size())
+    heartbeat = Heartbeat.start(ranks.rank, ranks.gather)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        yield ranks
+    except RuntimeError as error:  # what torch's communication raises
+        if lost := heartbeat.lost():
+            raise LostRankError(f"rank {ranks.rank}: {lost} ({' '.join(str(error).split())[:200]})") from error
+        raise
     finally:
+        heartbeat.stop()
         dist.destroy_process_group()
 
 
 def _communication_device() -> torch.device:
     return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+
+
+__all__ = ["Ranks", "SharedWork", "SummedLoss", "data_parallel", "process_group", "without_sum"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from transformer_architectures.errors import CheckpointError
 from transformer_architectures.training.checkpointing import read_checkpoint
+from transformer_architectures.training.distributed import SharedWork
 from transformer_architectures.training.loop import Fit
 from transformer_architectures.training.optimization import mean_of_weights
 from transformer_architectures.training.run_folder import MODEL
@@ -35,21 +36,32 @@ class FinishedRun:
     is_new: bool = True
 
 
-def finish(fit: Fit, run_folder: Path) -> FinishedRun:
+def finish(fit: Fit, run_folder: Path) -> FinishedRun | None:
     """Scores the candidates on validation and the winner on test, whose weights the model has then. Nothing is written yet.
 
     Candidates are the weights that were best while training; where that was their moving average, the last single ones too;
-    and the mean of the last k checkpoints where the config asks for it. All are scored by the path that `predict` takes.
+    and the mean of the last k checkpoints where the config asks for it. All are scored by the path that `predict` takes, by all
+    ranks together; the first one alone reads the weights, and says the rest. None on the others.
     """
-    candidates = candidate_weights(fit, run_folder)
-    validation: dict[str, Scores] = {}
-    for name, weights in candidates.items():
-        fit.model.load_state_dict(weights)
+    ranks = fit.ranks
+    work = SharedWork(ranks, fit.leave_if_asked)
+    candidates = candidate_weights(fit, run_folder) if ranks.is_main else {}
+
+    def take(name: str) -> None:
+        if ranks.is_main:
+            fit.model.load_state_dict(candidates[name])
+        ranks.copy_weights(fit.model)
         fit.model.eval()
-        validation[name] = fit.task.evaluate(fit.model, "validation", fit.leave_if_asked)
-    chosen = max(validation, key=lambda name: next(iter(validation[name].values())))
-    fit.model.load_state_dict(candidates[chosen])
-    test = fit.task.evaluate(fit.model, "test", fit.leave_if_asked) or None
+
+    validation: dict[str, Scores] = {}
+    for name in ranks.agree(list(candidates)):
+        take(name)
+        validation[name] = fit.task.evaluate(fit.model, "validation", work)
+    chosen = ranks.agree(max(validation, key=lambda name: next(iter(validation[name].values()))))
+    take(chosen)
+    test = fit.task.evaluate(fit.model, "test", work) or None
+    if not ranks.is_main:
+        return None
     state = fit.state
     part = "validation" if test is None else "test"
     results = {

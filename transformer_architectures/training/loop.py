@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from transformer_architectures.errors import CheckpointError, DataError
+from transformer_architectures.processes import lost_workers_named
 from transformer_architectures.training.checkpointing import (
     random_state,
     restore,
@@ -18,7 +19,7 @@ from transformer_architectures.training.checkpointing import (
     set_random_state,
 )
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import Ranks
+from transformer_architectures.training.distributed import Ranks, SharedWork
 from transformer_architectures.training.grad_logging import GradientLogger
 from transformer_architectures.training.optimization import build_ema, build_optimizer, build_scheduler
 from transformer_architectures.training.precision import Precision, compile_every_shape
@@ -27,7 +28,7 @@ from transformer_architectures.training.run_folder import Start
 from transformer_architectures.training.signals import Stopped, StopRequest
 from transformer_architectures.training.state import Interval, RunState
 from transformer_architectures.training.step import TrainingStep
-from transformer_architectures.training.task import Batch, DataModule, Scores, Task
+from transformer_architectures.training.task import Batch, DataModule, Task
 from transformer_architectures.training.tracking import Tracker
 
 
@@ -82,7 +83,16 @@ class Fit:
 
     # ---------------------------------------------------------------- the loop
     def run(self) -> None:
-        """Trains to the end that the config sets. Raises `Stopped`, after a checkpoint, when a signal asks for it."""
+        """Trains to the end that the config sets.
+
+        Raises:
+            Stopped: a signal asked for it; a checkpoint is written.
+            LostWorkerError: a process that loads batches was killed or stopped.
+        """
+        with lost_workers_named():
+            self._run()
+
+    def _run(self) -> None:
         config, state = self.config, self.state
         histograms = None
         if self.tracker is not None and config.histogram_interval is not None:
@@ -145,7 +155,7 @@ class Fit:
         """Leaves a checkpoint and raises `Stopped` if any rank got a signal."""
         if self.ranks.any(self.should_stop()):
             self.save(f"step_{self.state.global_step}.pt")
-            raise Stopped(max(self.ranks.gather(self.should_stop.exit_code)))  # some ranks may have got no signal
+            raise self.stopped()
 
     # ---------------------------------------------------------------- watching
     def log(self, progress: ProgressReport) -> None:
@@ -158,21 +168,17 @@ class Fit:
 
     def validate(self, progress: ProgressReport) -> None:
         """Scores the weights that would be exported (the moving average where there is one); keeps them if they are the best."""
-        scores: Scores = {}
-        samples: list[dict[str, str]] = []
         scored = self.model if self.ema is None else self.ema.module
         random_before = random_state()
 
         def stop_if_asked() -> None:
-            if self.ranks.world_size == 1 and self.should_stop():  # other ranks wait: they would not answer a vote
+            if self.ranks.any(self.should_stop()):
                 set_random_state(random_before)  # the run that goes on scores once more
                 self.stop_if_asked()
 
-        if self.ranks.is_main:
-            scored.eval()
-            scores = self.task.validate(scored, stop_if_asked)
-            samples = self.task.samples(scored, "validation")
-        scores = self.ranks.agree(scores)
+        scored.eval()
+        scores = self.ranks.agree(self.task.validate(scored, SharedWork(self.ranks, stop_if_asked)))
+        samples = self.task.samples(scored, "validation") if self.ranks.is_main else []
         set_random_state(random_before)  # a run that was killed between validation and checkpoint scores once more
         is_best = self.state.note_scores(scores)
         if is_best:
@@ -186,8 +192,12 @@ class Fit:
 
     def leave_if_asked(self) -> None:
         """For the end of a run, whose last checkpoint is written already."""
-        if self.should_stop():
-            raise Stopped(self.should_stop.exit_code)
+        if self.ranks.any(self.should_stop()):
+            raise self.stopped()
+
+    def stopped(self) -> Stopped:
+        """What every rank raises when some have got a signal."""
+        return Stopped(max(self.ranks.gather(self.should_stop.exit_code)))
 
     # ---------------------------------------------------------------- keeping
     def save(self, filename: str) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from transformer_architectures.config import fingerprint
 from transformer_architectures.errors import CheckpointError
+from transformer_architectures.loading import Loading
 from transformer_architectures.model_folder import RESULTS, open_model_folder
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed import Ranks, process_group
@@ -27,6 +28,7 @@ from transformer_architectures.training.run_folder import RunFolder, Start, find
 from transformer_architectures.training.signals import Stopped, stop_on_signals
 from transformer_architectures.training.state import RunState
 from transformer_architectures.training.task import DataModule, Task
+from transformer_architectures.training.torchrun import check_restarts, may_be_restarted, number_of_restart
 from transformer_architectures.training.tracking import Tracker, was_ended
 
 
@@ -36,6 +38,7 @@ class RunContext:
 
     precision: Precision
     ranks: Ranks
+    loading: Loading
     run_folder: Path
 
 
@@ -60,14 +63,19 @@ def run_training(
     Raises:
         Stopped: a signal ended the run; its exit code is the signal's.
     """
+    device = resolve_device(config.device)
+    check_restarts(resume, device)
     apply_runtime_settings(config.num_threads)
-    precision = resolve_precision(config.precision, resolve_device(config.device))
+    precision = resolve_precision(config.precision, device)
     root = Path(config.checkpoint_root)
-    with process_group(precision.device) as ranks, stop_on_signals() as should_stop:
-        start = Start()
+    with process_group(precision.device, config.hang_timeout) as ranks, stop_on_signals() as should_stop:
+        start, stopped = Start(), None
         if ranks.is_main:
             start = find_start(resume, root, architecture, fingerprint(sections))
-        start = ranks.agree(start)
+            stopped = asked_to_stop(start)
+        start, stopped = ranks.agree((start, stopped))
+        if stopped is not None:
+            raise Stopped(stopped)
         if is_finished(start, config):
             if not ranks.is_main or start.folder is None:
                 return None
@@ -80,7 +88,8 @@ def run_training(
             return FinishedRun(model_folder, open_model_folder(model_folder).json(RESULTS), is_new=False)
         with tracked_run(architecture, sections, config, start, ranks) as (tracker, folder):
             started = time.perf_counter()
-            task, data = build(RunContext(precision, ranks, folder.path))
+            loading = Loading(ranks.rank, ranks.world_size, config.hang_timeout)
+            task, data = build(RunContext(precision, ranks, loading, folder.path))
             with should_stop.at_once():
                 data.setup()
             if tracker is not None:
@@ -91,9 +100,9 @@ def run_training(
             if tracker is not None:  # not before: a checkpoint that does not fit must leave its folder as it was
                 folder.write_config(sections)
             fit.run()
-            if tracker is None:
-                return None
             finished = finish(fit, folder.path)
+            if finished is None or tracker is None:
+                return None
             track_end(tracker, folder, finished, fit.state.global_step)
             # Last: whoever finds the model folder, also after a kill, finds all that was told of the run.
             fit.task.export(fit.model, finished.model_folder, finished.results)
@@ -145,14 +154,25 @@ def tracked_run(
         if folder.held is None and not folder.lock():
             raise CheckpointError(f"{folder.path}: another process is training in this folder")
         print(f"run folder {folder.path}{_origin(start)}", file=sys.stderr)
+        folder.note_stop(None)
         yield tracker, folder
         status = "FINISHED"
-    except (Stopped, KeyboardInterrupt):
+    except (Stopped, KeyboardInterrupt) as stop:
         status = "KILLED"
+        if may_be_restarted() and isinstance(stop, Stopped) and isinstance(stop.code, int):
+            folder.note_stop(stop.code)
         raise
     finally:
         tracker.close(status)
         folder.release()
+
+
+def asked_to_stop(start: Start) -> int | None:
+    """The exit code with which a signal has ended the run, where nobody but torchrun wants it to go on."""
+    if not number_of_restart() or start.folder is None or start.folder.stop_noted is None:
+        return None
+    print(f"{start.folder.path}: was asked to stop; that torchrun restarts it changes nothing", file=sys.stderr)
+    return start.folder.stop_noted
 
 
 def is_finished(start: Start, config: TrainingConfig) -> bool:

@@ -17,7 +17,7 @@ from transformer_architectures.model_folder import RESULTS, open_model_folder
 from transformer_architectures.training.checkpointing import read_checkpoint
 from transformer_architectures.training.state import RunState
 
-CONFIG, LOCK, MODEL = "config.json", "lock", "model"
+CONFIG, LOCK, MODEL, STOPPED = "config.json", "lock", "model", "stopped.json"
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,22 @@ class RunFolder:
         if self.held is not None:
             self.held.close()
             self.held = None
+
+    def note_stop(self, exit_code: int | None) -> None:
+        """Remembers that a signal has ended the run, or (None) that it is wanted again."""
+        if exit_code is None:
+            (self.path / STOPPED).unlink(missing_ok=True)
+        else:
+            replace_json(self.path / STOPPED, {"exit_code": exit_code})
+
+    @property
+    def stop_noted(self) -> int | None:
+        """The exit code that `note_stop` was given last."""
+        try:
+            code = json.loads((self.path / STOPPED).read_text(encoding="utf-8")).get("exit_code")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return code if isinstance(code, int) else None
 
     def write_config(self, sections: Mapping[str, BaseModel]) -> None:
         """Keeps the configuration, after interpolation and overrides, with its fingerprint."""

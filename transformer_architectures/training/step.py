@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from transformer_architectures.errors import NonFiniteError
-from transformer_architectures.training.distributed import Ranks
+from transformer_architectures.training.distributed import Ranks, SummedLoss, data_parallel, without_sum
 from transformer_architectures.training.optimization import gradients
 from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.task import Batch
@@ -53,6 +54,9 @@ class TrainingStep:
     ema: AveragedModel | None = None
     ranks: Ranks = Ranks()
 
+    def __post_init__(self) -> None:
+        self.summed_loss = data_parallel(SummedLoss(self.model, self.loss), self.ranks)
+
     def __call__(self, micro_batches: Sequence[Batch]) -> StepReport:
         sizes = [(batch.num_labels, batch.num_tokens, batch.num_positions) for batch in micro_batches]
         num_labels, num_tokens, num_positions = self.ranks.sum(*map(sum, zip(*sizes, strict=True)))
@@ -60,21 +64,23 @@ class TrainingStep:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         local_loss = 0.0
-        for batch in micro_batches:
-            with self.precision.autocast():
-                loss = self.loss(self.model, batch.to(self.precision.device)) / num_labels
-            loss.backward()  # type: ignore[no-untyped-call]
+        for number, batch in enumerate(micro_batches, start=1):
+            with without_sum(self.summed_loss) if number < len(micro_batches) else nullcontext():
+                with self.precision.autocast():
+                    loss = self.summed_loss(batch.to(self.precision.device))
+                loss = loss * (batch.num_labels > 0) / num_labels  # a spare batch counts for nothing
+                loss.backward()
             local_loss += float(loss.detach())
 
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        self.ranks.sum_gradients(gradients(parameters))
         (mean_loss,) = self.ranks.sum(local_loss)
         norm = get_total_norm(gradients(parameters))
         grad_norm = float(norm)
         if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
+            rows = self.ranks.gather([index for batch in micro_batches for index in batch.indices])
             raise NonFiniteError(
                 f"loss {mean_loss}, gradient norm {grad_norm}: the weights were left as they were. "
-                f"Rows of the batch: {[index for batch in micro_batches for index in batch.indices]}"
+                f"Rows of the batch: {[index for of_rank in rows for index in of_rank]}"
             )
         if self.clip_norm is not None:
             clip_grads_with_norm_(parameters, self.clip_norm, norm)

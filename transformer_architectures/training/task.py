@@ -1,11 +1,13 @@
 """What the loop needs to know of a task, of its batches and of its data: protocols, so that it knows no architecture."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from transformer_architectures.batch_work import BatchWork
 
 Scores = dict[str, float]  # the first key is the main score; higher is better
 Artifact = bytes | list[dict[str, Any]]  # a PNG file's content, or rows of a table
@@ -58,11 +60,11 @@ class DataModule(Protocol):
         ...
 
     def train_dataloader(self, epoch: int = 0, start_batch: int = 0) -> Iterable[Any]:
-        """This rank's micro-batches of one epoch, from a position on."""
+        """This rank's share of each micro-batch of one epoch, from a position on."""
         ...
 
     def batches_per_epoch(self, epoch: int) -> int:
-        """Number of micro-batches of that epoch, the same on every rank."""
+        """Number of micro-batches of that epoch; it does not depend on the number of ranks."""
         ...
 
 
@@ -90,14 +92,14 @@ class Task(Protocol):
         """Summed loss over the labels of one micro-batch."""
         ...
 
-    def validate(self, model: Any, should_stop: Callable[[], None]) -> Scores:
+    def validate(self, model: Any, work: BatchWork) -> Scores:
         """Scores on the validation part while training: may be cheaper than `evaluate`.
 
-        ``should_stop`` is called now and then; it raises when the run is to end.
+        ``work`` computes the batches: it shares them out among the ranks, and raises when the run is to end.
         """
         ...
 
-    def evaluate(self, model: Any, part: str, should_stop: Callable[[], None]) -> Scores:
+    def evaluate(self, model: Any, part: str, work: BatchWork) -> Scores:
         """Scores on "validation" or "test" by the path that `predict` takes; empty where there is no such part."""
         ...
 

@@ -16,8 +16,8 @@ from transformer_architectures.architectures.bert.document_rows import read_docu
 from transformer_architectures.architectures.bert.labeled_rows import read_labeled_rows
 from transformer_architectures.architectures.bert.rows import TokenRow, TransformerDataset
 from transformer_architectures.errors import DataError
+from transformer_architectures.loading import Loading, RowByRow
 from transformer_architectures.masking import AttentionMask
-from transformer_architectures.processes import ignore_signals
 from transformer_architectures.samplers import TokenBudgetBatchSampler
 from transformer_architectures.segments import Segments
 from transformer_architectures.tokenization import WordPieceTokenizer
@@ -140,6 +140,7 @@ class TransformerDataModule:
         vocab_size: of the tokenizer that is trained on the training part, unless one is given.
         tokenizer: that of `Model.pretrained`; otherwise the one that the config names, or a new one.
         batch_tokens: tokens of a batch at most.
+        loading: which share of each batch this process loads.
         rejected_path: where the list of rejected training rows goes.
     """
 
@@ -151,16 +152,14 @@ class TransformerDataModule:
         seed: int,
         batch_tokens: int,
         tokenizer: WordPieceTokenizer | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        loading: Loading = Loading(),
         rejected_path: Path | None = None,
     ) -> None:
         self.config, self.vocab_size, self.seed, self.batch_tokens = config, vocab_size, seed, batch_tokens
         if tokenizer is None and config.tokenizer is not None:
             tokenizer = WordPieceTokenizer.read(Path(config.tokenizer))
         self.given_tokenizer = tokenizer
-        self.rank, self.world_size = rank, world_size
-        self.rejected_path = rejected_path
+        self.loading, self.rejected_path = loading, rejected_path
 
     def setup(self) -> None:
         """Reads, checks and tokenises the texts.
@@ -172,13 +171,7 @@ class TransformerDataModule:
         self.parts: TextParts = read(self.config, self.vocab_size, self.seed, self.given_tokenizer, self.rejected_path)
         if not len(self.parts.datasets["validation"]):
             raise DataError("no row is left for validation: give Data.validation, or a larger Data.validation_fraction")
-        self.sampler = TokenBudgetBatchSampler(
-            self.dataset("train").lengths[:, None],
-            self.batch_tokens,
-            self.seed,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
+        self.sampler = TokenBudgetBatchSampler(self.dataset("train").lengths[:, None], self.batch_tokens, self.seed)
 
     @property
     def tokenizer(self) -> WordPieceTokenizer:
@@ -199,8 +192,14 @@ class TransformerDataModule:
         return self.parts.datasets[part]
 
     def train_dataloader(self, epoch: int = 0, start_batch: int = 0) -> DataLoader[LabeledBatch]:
-        """This rank's batches of one epoch, from a position on: the same ones whatever came before."""
-        return self._loader(self.dataset("train").at(epoch), self.sampler.at(epoch, start_batch))
+        """This rank's share of an epoch's batches, from a position on: the same ones whatever came before."""
+        return self.loading.shares(
+            self.dataset("train").at(epoch),
+            self.sampler.at(epoch, start_batch),
+            RowByRow(TransformerDataCollator(self.tokenizer.pad_id)),
+            num_workers=self.config.num_workers,
+            seed=self.seed,
+        )
 
     def val_dataloader(self) -> DataLoader[LabeledBatch]:
         """All validation rows in a fixed order."""
@@ -212,24 +211,18 @@ class TransformerDataModule:
         return self.evaluation_loader(dataset) if len(dataset) else None
 
     def batches_per_epoch(self, epoch: int) -> int:
-        """Number of this rank's batches, the same on every rank."""
+        """Number of batches of that epoch."""
         return len(self.sampler.at(epoch))
 
     def evaluation_loader(self, dataset: TransformerDataset) -> DataLoader[LabeledBatch]:
         """All rows of a dataset, longest first."""
         sampler = TokenBudgetBatchSampler(dataset.lengths[:, None], self.batch_tokens, self.seed, shuffle=False)
-        return self._loader(dataset, sampler)
-
-    def _loader(self, dataset: TransformerDataset, sampler: TokenBudgetBatchSampler) -> DataLoader[LabeledBatch]:
-        return DataLoader(
-            dataset,  # type: ignore[arg-type]  # a batch is not a list of items here
-            batch_sampler=sampler,
-            collate_fn=TransformerDataCollator(self.tokenizer.pad_id),
+        return self.loading.whole(
+            dataset,
+            sampler,
+            TransformerDataCollator(self.tokenizer.pad_id),
             num_workers=self.config.num_workers,
-            # Without one of its own, every loader would draw a number from the global generator.
-            generator=torch.Generator().manual_seed(self.seed),
-            worker_init_fn=ignore_signals,
-            pin_memory=torch.cuda.is_available(),
+            seed=self.seed,
         )
 
 

@@ -1,6 +1,6 @@
 """What a pre-trained model puts in the place of ``[MASK]``, and how well it does."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from transformer_architectures.architectures.bert.document_rows import masked_ro
 from transformer_architectures.architectures.bert.heads import masked_features
 from transformer_architectures.architectures.bert.text_model import TextModel, TextModelSettings
 from transformer_architectures.architectures.bert.transformer import BertForMaskedLM
+from transformer_architectures.batch_work import BatchWork, one_by_one
 from transformer_architectures.datasets.masking import MaskingConfig
 from transformer_architectures.errors import UsageError
 from transformer_architectures.metrics.masked_language_model import (
@@ -78,18 +79,17 @@ class MaskFiller(TextModel):
             for line, text, of_line in zip(lines, encoded, candidates, strict=True)
         ]
 
-    def scores(
-        self, batches: Iterable[LabeledBatch], between_batches: Callable[[], None] = lambda: None
-    ) -> dict[str, float]:
+    def scores(self, batches: Iterable[LabeledBatch], work: BatchWork = one_by_one) -> dict[str, float]:
         """Scores of the labelled tokens of these batches."""
+
+        def sums(batch: LabeledBatch) -> tuple[float, int, int]:
+            logits, labels = self.compute(self._logits, batch), batch.labels.cpu()
+            loss = float(F.cross_entropy(logits, labels, reduction="sum").double())
+            return loss, int((logits.argmax(dim=1) == labels).sum()), len(labels)
+
         loss, num_correct, num_masked = 0.0, 0, 0
-        for batch in batches:
-            logits = self.compute(self._logits, batch)
-            labels = batch.labels.cpu()
-            loss += float(F.cross_entropy(logits, labels, reduction="sum").double())
-            num_correct += int((logits.argmax(dim=1) == labels).sum())
-            num_masked += len(labels)
-            between_batches()
+        for loss_of_batch, correct, masked in work(batches, sums):
+            loss, num_correct, num_masked = loss + loss_of_batch, num_correct + correct, num_masked + masked
         return masked_language_model_scores(loss, num_correct, num_masked)
 
     def evaluate(

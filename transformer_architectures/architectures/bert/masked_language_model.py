@@ -1,7 +1,6 @@
 """Pre-training: what is special to filling in masked tokens."""
 
 import sys
-from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +14,7 @@ from transformer_architectures.architectures.bert.text_task import TextTask, som
 from transformer_architectures.architectures.bert.transformer import (
     BertForMaskedLM,
 )
+from transformer_architectures.batch_work import BatchWork
 from transformer_architectures.metrics.masked_language_model import (
     masked_language_model_signatures,
     plateau_warning,
@@ -41,12 +41,12 @@ class MaskedLanguageModelTask(TextTask):
         settings = MaskFillerSettings(**self._windows, masking=self.data.config.masking)
         return MaskFiller(model, self.data.tokenizer, settings)
 
-    def evaluate(self, model: BertForMaskedLM, part: str, should_stop: Callable[[], None]) -> Scores:
+    def evaluate(self, model: BertForMaskedLM, part: str, work: BatchWork) -> Scores:
         """Scores of a fixed set of masks; says so where they are those of frequencies alone."""
         dataset = self.data.dataset(part)
         if not len(dataset):
             return {}
-        scores = self.text_model(model).scores(self.data.evaluation_loader(dataset), should_stop)
+        scores = self.text_model(model).scores(self.data.evaluation_loader(dataset), work)
         if warning := plateau_warning(scores["loss"], self.baseline(part)["loss"]):
             print(warning, file=sys.stderr)
         return scores

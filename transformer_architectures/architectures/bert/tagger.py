@@ -2,12 +2,13 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from transformer_architectures.architectures.bert.config import BertModelConfig
 from transformer_architectures.architectures.bert.data import LabeledBatch
@@ -15,6 +16,7 @@ from transformer_architectures.architectures.bert.heads import word_logits
 from transformer_architectures.architectures.bert.text_model import TextModel, TextModelSettings, split_by_text
 from transformer_architectures.architectures.bert.transformer import BertForTokenClassification
 from transformer_architectures.architectures.bert.windowed_text import WindowedText, encode_words
+from transformer_architectures.batch_work import BatchWork, one_by_one
 from transformer_architectures.datasets.conll import TaggedText
 from transformer_architectures.datasets.rejections import Rejection
 from transformer_architectures.datasets.tag_schemes import TagScheme, entity_spans
@@ -23,10 +25,9 @@ from transformer_architectures.errors import DataError, UsageError
 from transformer_architectures.metrics.entities import tagging_scores, tagging_signatures
 from transformer_architectures.metrics.nothing_lost import check_nothing_lost
 
-# What a line is split into: at white space, and punctuation at either end of a piece stands alone, as in treebanks.
 _PIECE = re.compile(r"\S+")
-_INNER = re.compile(r"[^\W_](?:.*[^\W_])?", re.DOTALL)
 _ATTACHED = ("@", "#")  # names and topics of social media keep their sign
+_JOINER = "\u200d"  # between the parts of one emoji
 
 
 class Word(NamedTuple):
@@ -89,39 +90,43 @@ class Tagger(TextModel):
         return [self.windowing(*row) for row in encode_words(self.tokenizer, rows)]
 
     def of_batches(
-        self, batches: Iterable[LabeledBatch], num_texts: int, between_batches: Callable[[], None] = lambda: None
+        self, batches: Iterable[LabeledBatch], num_texts: int, work: BatchWork = one_by_one
     ) -> list[list[str]]:
         """The tags of all texts of these batches, in the order of their indices."""
         found: list[list[str]] = [[] for _ in range(num_texts)]
-        for batch in batches:
-            best = self.compute(lambda batch: word_logits(self.model, batch), batch).argmax(dim=1)
-            for index, of_text in zip(batch.indices, split_by_text(best, batch.labels_of_text), strict=True):
-                found[index] = [self.classes[number] for number in of_text.tolist()]
-            between_batches()
+        for indices, tags in work(batches, self._predicted):
+            for index, of_text in zip(indices, tags, strict=True):
+                found[index] = of_text
         return found
 
     def scores(
-        self,
-        texts: Sequence[TaggedText],
-        batches: Iterable[LabeledBatch],
-        between_batches: Callable[[], None] = lambda: None,
+        self, texts: Sequence[TaggedText], batches: Iterable[LabeledBatch], work: BatchWork = one_by_one
     ) -> dict[str, float]:
         """Scores of the predictions for batches whose labels are the gold tags of these texts.
 
         Raises:
             DataError: a gold tag got lost on the way to the model: nothing is reported.
         """
+        predicted: list[list[str]] = [[] for _ in texts]
         arrived: list[list[str]] = [[] for _ in texts]
 
-        def noted(batches: Iterable[LabeledBatch]) -> Iterable[LabeledBatch]:
-            for batch in batches:
-                for index, gold in zip(batch.indices, split_by_text(batch.labels, batch.labels_of_text), strict=True):
-                    arrived[index] = [self.classes[number] for number in gold.tolist()]
-                yield batch
+        def predicted_and_gold(batch: LabeledBatch) -> tuple[tuple[int, ...], list[list[str]], list[list[str]]]:
+            return *self._predicted(batch), self._names(batch.labels, batch)
 
-        predicted = self.of_batches(noted(batches), len(texts), between_batches)
+        for indices, *both in work(batches, predicted_and_gold):
+            for index, of_text, gold in zip(indices, *both, strict=True):
+                predicted[index], arrived[index] = of_text, gold
         check_nothing_lost(texts, arrived, self.settings.are_entities)
         return tagging_scores([text.tags for text in texts], predicted, self.settings.are_entities)
+
+    def _predicted(self, batch: LabeledBatch) -> tuple[tuple[int, ...], list[list[str]]]:
+        """Numbers of a batch's texts, and their tags."""
+        best = self.compute(lambda batch: word_logits(self.model, batch), batch).argmax(dim=1)
+        return batch.indices, self._names(best, batch)
+
+    def _names(self, numbers: Tensor, batch: LabeledBatch) -> list[list[str]]:
+        of_texts = split_by_text(numbers, batch.labels_of_text)
+        return [[self.classes[number] for number in of_text.tolist()] for of_text in of_texts]
 
     def evaluate(
         self, data: str | Path, batch_tokens: int | None = None, batch_size: int | None = None
@@ -173,24 +178,28 @@ class Tagger(TextModel):
 def split_words(line: str) -> list[Word]:
     """The words of a line of raw text: pieces between white space, signs at their ends apart, one by one.
 
-    What is tagged in a file is split already, and stays so; of raw text this is a guess that suits most.
+    What is tagged in a file is split already, and stays so; of raw text this is a guess that suits most. A sign is never taken apart
+    from what belongs to it: accents, vowel signs and the parts of an emoji stay with the character before them.
     """
-    words = []
-    for piece in _PIECE.finditer(line):
-        inner = _INNER.search(piece[0])
-        if inner is None:
-            bounds = [*range(len(piece[0]) + 1)]
-        else:
-            first, last = inner.span()
-            if first and piece[0][first - 1] in _ATTACHED:
-                first -= 1
-            bounds = [*range(first + 1), *range(last, len(piece[0]) + 1)]
-        words += [
-            Word(piece[0][start:end], piece.start() + start, piece.start() + end)
-            for start, end in zip(bounds, bounds[1:])
-            if end > start
-        ]
-    return words
+    return [word for piece in _PIECE.finditer(line) for word in _words_of_piece(line, *piece.span())]
+
+
+def _words_of_piece(line: str, start: int, end: int) -> Iterator[Word]:
+    bounds = [start, *(place for place in range(start + 1, end) if not _belongs_to_last(line, place)), end]
+    signs = list(zip(bounds, bounds[1:]))  # where each begins and ends
+    inner = [number for number, (begin, stop) in enumerate(signs) if any(map(str.isalnum, line[begin:stop]))]
+    if inner:
+        first, last = inner[0], inner[-1]
+        if first and line[slice(*signs[first - 1])] in _ATTACHED:
+            first -= 1
+        signs[first : last + 1] = [(signs[first][0], signs[last][1])]
+    for begin, stop in signs:
+        yield Word(line[begin:stop], begin, stop)
+
+
+def _belongs_to_last(line: str, place: int) -> bool:
+    is_mark = unicodedata.category(line[place]).startswith("M")
+    return is_mark or line[place] == _JOINER or line[place - 1] == _JOINER
 
 
 __all__ = ["Tagger", "TaggerSettings", "Word", "split_words"]

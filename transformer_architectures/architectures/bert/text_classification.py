@@ -1,7 +1,5 @@
 """Classification of texts: what is special to it."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +16,7 @@ from transformer_architectures.architectures.bert.text_task import LabelTask
 from transformer_architectures.architectures.bert.transformer import (
     BertForSeqClassification,
 )
+from transformer_architectures.batch_work import BatchWork
 from transformer_architectures.metrics.classification import (
     class_table,
     classification_signatures,
@@ -59,13 +58,13 @@ class TextClassificationTask(LabelTask):
         gold = [row.labels for row in self.rows_of(part)]
         return text_scores(gold, probabilities.numpy(), self.classes, self.is_multi_label)
 
-    def evaluate(self, model: BertForSeqClassification, part: str, should_stop: Callable[[], None]) -> Scores:
+    def evaluate(self, model: BertForSeqClassification, part: str, work: BatchWork) -> Scores:
         """Scores on a whole part; empty without such a part."""
         dataset = self.data.dataset(part)
         if not len(dataset):
             return {}
         classifier = self.text_model(model)
-        found = classifier.of_batches(self.data.evaluation_loader(dataset), len(dataset), should_stop)
+        found = classifier.of_batches(self.data.evaluation_loader(dataset), len(dataset), work)
         return self.score(part, found)
 
     def baseline(self, part: str) -> Scores:

@@ -1,6 +1,6 @@
 """Classes of texts by a trained model."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from transformer_architectures.architectures.bert.heads import text_logits
 from transformer_architectures.architectures.bert.text_model import TextModel, TextModelSettings
 from transformer_architectures.architectures.bert.transformer import BertForSeqClassification
 from transformer_architectures.architectures.bert.windowed_text import encode_texts
+from transformer_architectures.batch_work import BatchWork, one_by_one
 from transformer_architectures.datasets.labeled_text import (
     LabeledTextConfig,
     read_labeled_text,
@@ -84,14 +85,17 @@ class TextClassifier(TextModel):
         return self.of_batches(batches, len(texts))
 
     def of_batches(
-        self, batches: Iterable[LabeledBatch], num_texts: int, between_batches: Callable[[], None] = lambda: None
+        self, batches: Iterable[LabeledBatch], num_texts: int, work: BatchWork = one_by_one
     ) -> Float32[Tensor, "texts classes"]:
         """Probabilities of all texts of these batches, in the order of their indices."""
         found = torch.zeros(num_texts, len(self.classes))
-        for batch in batches:
+
+        def probabilities(batch: LabeledBatch) -> tuple[tuple[int, ...], Tensor]:
             logits = self.compute(lambda batch: text_logits(self.model, batch), batch)
-            found[list(batch.indices)] = logits.sigmoid() if self.settings.multi_label else logits.softmax(dim=1)
-            between_batches()
+            return batch.indices, logits.sigmoid() if self.settings.multi_label else logits.softmax(dim=1)
+
+        for indices, of_batch in work(batches, probabilities):
+            found[list(indices)] = of_batch
         return found
 
     def evaluate(self, data: str | Path, **options: Any) -> dict[str, float]:

@@ -118,7 +118,7 @@ class TextModel(LoadedModel):
         Raises:
             UsageError: this is no list of texts.
         """
-        if isinstance(inputs, str) or not all(isinstance(text, str) for text in inputs):
+        if isinstance(inputs, str) or not isinstance(inputs, Sequence) or not all(isinstance(t, str) for t in inputs):
             raise UsageError("predict takes a list of texts")
         return self.rows([_only_characters(text) for text in inputs], **options)
 

@@ -1,7 +1,7 @@
 """What BERT's three tasks have in common."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from transformer_architectures.architectures.bert.data import TransformerDataMod
 from transformer_architectures.architectures.bert.labeled_rows import LabeledTextParts
 from transformer_architectures.architectures.bert.pretrained_start import PretrainedStart
 from transformer_architectures.architectures.bert.text_model import TextModel
+from transformer_architectures.batch_work import BatchWork
 from transformer_architectures.training.task import Artifact, Scores
 
 NUM_SAMPLES = 3
@@ -61,12 +62,12 @@ class TextTask:
     def text_model(self, model: Any) -> TextModel:
         """The model as others will use it."""
 
-    def validate(self, model: Any, should_stop: Callable[[], None]) -> Scores:
+    def validate(self, model: Any, work: BatchWork) -> Scores:
         """Scores on all validation rows."""
-        return self.evaluate(model, "validation", should_stop)
+        return self.evaluate(model, "validation", work)
 
     @abstractmethod
-    def evaluate(self, model: Any, part: str, should_stop: Callable[[], None]) -> Scores:
+    def evaluate(self, model: Any, part: str, work: BatchWork) -> Scores:
         """Scores on a whole part; empty without such a part."""
 
     def artifacts(self, model: Any, part: str) -> dict[str, Artifact]:

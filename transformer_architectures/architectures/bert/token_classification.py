@@ -1,7 +1,5 @@
 """Tagging of words: what is special to it."""
 
-from collections.abc import Callable
-
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,6 +10,7 @@ from transformer_architectures.architectures.bert.text_task import LabelTask
 from transformer_architectures.architectures.bert.transformer import (
     BertForTokenClassification,
 )
+from transformer_architectures.batch_work import BatchWork
 from transformer_architectures.datasets.labeled_parts import TaggedParts
 from transformer_architectures.metrics.entities import entity_table, tagging_scores, tagging_signatures
 from transformer_architectures.training.task import Artifact, Scores
@@ -42,13 +41,13 @@ class TokenClassificationTask(LabelTask):
         )
         return Tagger(model, self.data.tokenizer, settings, self.classes)
 
-    def evaluate(self, model: BertForTokenClassification, part: str, should_stop: Callable[[], None]) -> Scores:
+    def evaluate(self, model: BertForTokenClassification, part: str, work: BatchWork) -> Scores:
         """Scores on a whole part; empty without such a part."""
         dataset = self.data.dataset(part)
         if not len(dataset):
             return {}
         batches = self.data.evaluation_loader(dataset)
-        return self.text_model(model).scores(self.rows_of(part), batches, should_stop)
+        return self.text_model(model).scores(self.rows_of(part), batches, work)
 
     def baseline(self, part: str) -> Scores:
         """Every word is given the tag that it had most often in training; one that was never seen, the most frequent tag of all."""

@@ -69,8 +69,7 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> Finishe
             seed=training_config.seed,
             batch_tokens=training_config.batch_tokens,
             tokenizer=None if pretrained is None else pretrained.tokenizer,
-            rank=context.ranks.rank,
-            world_size=context.ranks.world_size,
+            loading=context.loading,
             rejected_path=context.run_folder / "rejected.jsonl" if context.ranks.is_main else None,
         )
         task = TASKS[data_config.train.kind](model_config, data, pretrained)

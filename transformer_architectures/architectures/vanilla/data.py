@@ -20,6 +20,7 @@ from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.datasets.token_store import TokenStore
 from transformer_architectures.datasets.translation_corpus import CorpusRecipe, prepare_corpus, row_counts
 from transformer_architectures.errors import DataError
+from transformer_architectures.loading import Loading, RowByRow
 from transformer_architectures.processes import available_cores, ignore_signals
 from transformer_architectures.samplers import TokenBudgetBatchSampler
 from transformer_architectures.tokenization import Tokenizer, load_tokenizer
@@ -166,6 +167,7 @@ class TransformerDataModule:
     Args:
         vocab_size: of the tokenizer that is trained on the training part, unless ``tokenizer`` is given.
         start_id: first decoder input; the tokenizer's start token unless given (Marian starts with padding).
+        loading: which share of each batch this process loads.
         rejected_path: where the list of rejected training rows goes.
         length_multiple, rows_multiple: what lengths are rounded up to, and numbers of rows down: fewer shapes cost a little padding.
     """
@@ -179,16 +181,14 @@ class TransformerDataModule:
         batch_tokens: int,
         tokenizer: Tokenizer | None = None,
         start_id: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        loading: Loading = Loading(),
         rejected_path: Path | None = None,
         length_multiple: int = 1,
         rows_multiple: int = 1,
     ) -> None:
         self.config, self.vocab_size, self.seed, self.batch_tokens = config, vocab_size, seed, batch_tokens
         self.given_tokenizer, self.start_id = tokenizer, start_id
-        self.rank, self.world_size = rank, world_size
-        self.rejected_path = rejected_path
+        self.loading, self.rejected_path = loading, rejected_path
         self.length_multiple, self.rows_multiple = length_multiple, rows_multiple
         self._datasets: dict[Part, TransformerDataset] = {}
 
@@ -216,7 +216,7 @@ class TransformerDataModule:
         self._datasets = {part: TransformerDataset(self.folder, part, self.tokenizer.vocab_size) for part in parts}
         if not len(self._datasets["validation"]):
             raise DataError("no row is left for validation: give Data.validation, or a larger Data.validation_fraction")
-        self.sampler = self._sampler("train", shuffle=True, rank=self.rank, world_size=self.world_size)
+        self.sampler = self._sampler("train", shuffle=True)
 
     def row_counts(self) -> dict[str, int]:
         """Rows of each part, and of each reason for which training rows were rejected."""
@@ -232,19 +232,25 @@ class TransformerDataModule:
         return self._datasets[part]
 
     def train_dataloader(self, epoch: int = 0, start_batch: int = 0) -> DataLoader[LabeledBatch]:
-        """This rank's batches of one epoch, from a position on: the same ones whatever came before."""
-        return self._loader("train", self.sampler.at(epoch, start_batch))
+        """This rank's share of an epoch's batches, from a position on: the same ones whatever came before."""
+        return self.loading.shares(
+            self._datasets["train"],
+            self.sampler.at(epoch, start_batch),
+            RowByRow(self._collator),
+            num_workers=self.config.num_workers,
+            seed=self.seed,
+        )
 
     def val_dataloader(self) -> DataLoader[LabeledBatch]:
         """All validation pairs in a fixed order."""
-        return self._loader("validation", self._sampler("validation"))
+        return self._evaluation_loader("validation")
 
     def test_dataloader(self) -> DataLoader[LabeledBatch] | None:
         """All test pairs in a fixed order; None where there is no test part."""
-        return self._loader("test", self._sampler("test")) if len(self._datasets["test"]) else None
+        return self._evaluation_loader("test") if len(self._datasets["test"]) else None
 
     def batches_per_epoch(self, epoch: int) -> int:
-        """Number of this rank's batches, the same on every rank."""
+        """Number of batches of that epoch."""
         return len(self.sampler.at(epoch))
 
     def evaluation_texts(self, part: Part) -> tuple[list[str], list[str]]:
@@ -254,25 +260,22 @@ class TransformerDataModule:
         pairs = [json.loads(line) for line in lines]
         return [source for source, _ in pairs], [target for _, target in pairs]
 
-    def _sampler(
-        self, part: Part, shuffle: bool = False, rank: int = 0, world_size: int = 1
-    ) -> TokenBudgetBatchSampler:
-        multiple = self.length_multiple
-        lengths = -(-self._datasets[part].lengths // multiple) * multiple
-        return TokenBudgetBatchSampler(
-            lengths, self.batch_tokens, self.seed, shuffle, self.rows_multiple, rank, world_size
-        )
-
-    def _loader(self, part: Part, sampler: TokenBudgetBatchSampler) -> DataLoader[LabeledBatch]:
+    @property
+    def _collator(self) -> TransformerDataCollator:
         tokenizer = self.tokenizer
         start_id = tokenizer.bos_id if self.start_id is None else self.start_id
-        return DataLoader(
-            self._datasets[part],  # type: ignore[arg-type]  # a batch is not a list of items here
-            batch_sampler=sampler,
-            collate_fn=TransformerDataCollator(tokenizer.pad_id, start_id, tokenizer.eos_id, self.length_multiple),
+        return TransformerDataCollator(tokenizer.pad_id, start_id, tokenizer.eos_id, self.length_multiple)
+
+    def _sampler(self, part: Part, shuffle: bool = False) -> TokenBudgetBatchSampler:
+        multiple = self.length_multiple
+        lengths = -(-self._datasets[part].lengths // multiple) * multiple
+        return TokenBudgetBatchSampler(lengths, self.batch_tokens, self.seed, shuffle, self.rows_multiple)
+
+    def _evaluation_loader(self, part: Part) -> DataLoader[LabeledBatch]:
+        return self.loading.whole(
+            self._datasets[part],
+            self._sampler(part),
+            self._collator,
             num_workers=self.config.num_workers,
-            # Without one of its own, every loader would draw a number from the global generator.
-            generator=torch.Generator().manual_seed(self.seed),
-            worker_init_fn=ignore_signals,
-            pin_memory=torch.cuda.is_available(),
+            seed=self.seed,
         )

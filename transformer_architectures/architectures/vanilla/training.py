@@ -4,7 +4,7 @@ uv run python -m transformer_architectures.architectures.vanilla.training [--con
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformer_architectures.architectures.vanilla.data import (
 from transformer_architectures.architectures.vanilla.pretrained_start import PretrainedStart, read_pretrained
 from transformer_architectures.architectures.vanilla.transformer import Transformer
 from transformer_architectures.architectures.vanilla.translator import Translator
+from transformer_architectures.batch_work import BatchWork
 from transformer_architectures.command_line import tarch, write_lines
 from transformer_architectures.config import StrictModel, load_sections
 from transformer_architectures.datasets.splitting import Part
@@ -69,10 +70,9 @@ class TranslationTask:
         model_config: VanillaModelConfig,
         config: VanillaTrainingConfig,
         data: TransformerDataModule,
-        context: RunContext,
         pretrained: PretrainedStart | None = None,
     ) -> None:
-        self.model_config, self.config, self.data, self.context = model_config, config, data, context
+        self.model_config, self.config, self.data = model_config, config, data
         self.pretrained = pretrained
 
     def build_model(self) -> Transformer:
@@ -112,15 +112,13 @@ class TranslationTask:
             self.config.label_smoothing,
         )
 
-    def validate(self, model: Transformer, should_stop: Callable[[], None]) -> Scores:
+    def validate(self, model: Transformer, work: BatchWork) -> Scores:
         """Scores of decoding (part of) the validation text with `validation_beams`."""
-        return self._scores(
-            model, "validation", should_stop, self.config.validation_beams, self.config.validation_sentences
-        )
+        return self._scores(model, "validation", work, self.config.validation_beams, self.config.validation_sentences)
 
-    def evaluate(self, model: Transformer, part: str, should_stop: Callable[[], None]) -> Scores:
+    def evaluate(self, model: Transformer, part: str, work: BatchWork) -> Scores:
         """Scores of decoding a whole part as `predict` does; empty without such a part."""
-        return self._scores(model, part, should_stop, self.config.num_beams, None)
+        return self._scores(model, part, work, self.config.num_beams, None)
 
     def baseline(self, part: str) -> Scores:
         """The source text itself, taken for a translation: names, numbers and signs that both languages share."""
@@ -154,13 +152,11 @@ class TranslationTask:
         generation = GenerationConfig(num_beams=self.config.num_beams, length_penalty=self.config.length_penalty)
         return Translator(model, self.data.tokenizer, generation)
 
-    def _scores(
-        self, model: Transformer, part: str, should_stop: Callable[[], None], num_beams: int, limit: int | None
-    ) -> Scores:
+    def _scores(self, model: Transformer, part: str, work: BatchWork, num_beams: int, limit: int | None) -> Scores:
         sources, references = (texts[:limit] for texts in self.data.evaluation_texts(_part(part)))
         if not sources:
             return {}
-        return self._translator(model).evaluate(sources, references, num_beams=num_beams, between_batches=should_stop)
+        return self._translator(model).evaluate(sources, references, num_beams=num_beams, work=work)
 
 
 def compile_stacks(model: Transformer) -> None:
@@ -197,13 +193,12 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> Finishe
             batch_tokens=training_config.batch_tokens,
             tokenizer=None if pretrained is None else pretrained.tokenizer,
             start_id=model_config.start_id,
-            rank=context.ranks.rank,
-            world_size=context.ranks.world_size,
+            loading=context.loading,
             rejected_path=context.run_folder / "rejected.jsonl" if context.ranks.is_main else None,
             length_multiple=COMPILED_LENGTH_MULTIPLE if training_config.compile else LENGTH_MULTIPLE,
             rows_multiple=ROWS_MULTIPLE,
         )
-        return TranslationTask(model_config, training_config, data, context, pretrained), data
+        return TranslationTask(model_config, training_config, data, pretrained), data
 
     finished = run_training("vanilla", sections, training_config, build, resume)
     if finished is not None and finished.is_new:

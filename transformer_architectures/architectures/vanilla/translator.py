@@ -1,7 +1,7 @@
 """Translation of raw text with a trained model: `predict`, `evaluate` and validation while training all come here."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, overload
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
 from transformer_architectures.architectures.vanilla.long_text import token_pieces
 from transformer_architectures.architectures.vanilla.transformer import Transformer
+from transformer_architectures.batch_work import BatchWork, one_by_one
 from transformer_architectures.errors import DataError, ModelFolderError, UsageError
 from transformer_architectures.generation import GenerationConfig, Hypotheses, beam_search
 from transformer_architectures.loaded_model import LoadedModel
@@ -112,7 +113,7 @@ class Translator(LoadedModel):
         num_beams: int | None = None,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
-        between_batches: Callable[[], None] = lambda: None,
+        work: BatchWork = one_by_one,
         first_line: int = 1,
     ) -> list[list[Translation]]:
         """The ``n_best`` translations of each line, best first.
@@ -121,13 +122,17 @@ class Translator(LoadedModel):
             num_beams: instead of the number in the search settings.
             batch_tokens: source positions and longest possible outputs of a batch.
             batch_size: the most sentences of a batch.
-            between_batches: called after each batch; what it raises ends the work.
+            work: computes the batches.
             first_line: number of the first line, for warnings.
 
         Raises:
             UsageError: more translations than beams are asked for, an empty batch, or no list of texts.
         """
-        if isinstance(lines, str) or not all(isinstance(line, str) for line in lines):
+        if (
+            isinstance(lines, str)
+            or not isinstance(lines, Sequence)
+            or not all(isinstance(text, str) for text in lines)
+        ):
             raise UsageError("translate takes a list of texts, one for each line")
         for name, size in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
             if size is not None and size < 1:
@@ -149,12 +154,14 @@ class Translator(LoadedModel):
                     file=sys.stderr,
                 )
         found: list[list[Translation]] = [[] for _ in pieces]
-        for batch in self._batches(pieces, batch_tokens or DEFAULT_BATCH_TOKENS, batch_size):
-            for piece, ranked in zip(
-                batch, self._search([pieces[piece] for piece in batch], num_beams, n_best), strict=True
-            ):
+        batches = list(self._batches(pieces, batch_tokens or DEFAULT_BATCH_TOKENS, batch_size))
+
+        def search(batch: list[int]) -> list[list[Translation]]:
+            return self._search([pieces[piece] for piece in batch], num_beams, n_best)
+
+        for batch, ranked_of_batch in zip(batches, work(batches, search), strict=True):
+            for piece, ranked in zip(batch, ranked_of_batch, strict=True):
                 found[piece] = ranked
-            between_batches()
         pieces_of_line: list[list[list[Translation]]] = [[] for _ in lines]
         for line, ranked in zip(line_of_piece, found, strict=True):
             pieces_of_line[line].append(ranked)

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from transformer_architectures.architectures.vit.augmentation import PicturePrep
 from transformer_architectures.architectures.vit.config import VitModelConfig
 from transformer_architectures.architectures.vit.picture_inputs import Input, pictures_of, prepared_pictures
 from transformer_architectures.architectures.vit.transformer import VisionTransformerForImageClassification
+from transformer_architectures.batch_work import BatchWork, one_by_one
 from transformer_architectures.config import StrictModel
 from transformer_architectures.datasets.image_folder import read_image_folder
 from transformer_architectures.datasets.openimages import read_openimages
@@ -199,19 +200,19 @@ class PictureClassifier(LoadedModel):
             logits: Tensor = self.model(self.preparation.normalize(pixels.to(self.device, non_blocking=True))).float()
             return logits.softmax(dim=1) if self.labeling.probabilities == "softmax" else logits.sigmoid()
 
-    def annotated_pairs(
-        self, batches: Iterable[LabeledPixels], between_batches: Callable[[], None] = lambda: None
-    ) -> AnnotatedPairs:
+    def annotated_pairs(self, batches: Iterable[LabeledPixels], work: BatchWork = one_by_one) -> AnnotatedPairs:
         """The probabilities of everything that is verified.
 
         Args:
-            between_batches: called after each batch; what it raises ends the work.
+            work: computes the batches.
         """
         pairs = AnnotatedPairs(len(self.labeling.classes))
-        for batch in batches:
-            pairs.add(self.probabilities(batch.pixels).cpu(), batch.labels, batch.masks)
-            between_batches()
+        for found, labels, masks in work(batches, self._with_labels):
+            pairs.add(found, labels, masks)
         return pairs
+
+    def _with_labels(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return self.probabilities(batch.pixels).cpu(), batch.labels, batch.masks
 
     def predicted(self, probabilities: Float32[Tensor, "classes"]) -> list[str]:
         """Names of the classes that one picture is said to show, the most probable first."""

@@ -23,7 +23,7 @@ from transformer_architectures.datasets.picture_labels import PictureLabels
 from transformer_architectures.datasets.pictures import RejectedPicture, decode_picture
 from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.errors import DataError
-from transformer_architectures.processes import ignore_signals
+from transformer_architectures.loading import Loading, Share
 from transformer_architectures.samplers import ShuffledBatchSampler
 
 
@@ -136,20 +136,47 @@ class LabeledBatch:
 
 @dataclass(frozen=True)
 class MultiLabelDataCollator:
-    """Stacks examples; while training it mixes them too, by (seed, epoch, first picture), which no other batch has."""
+    """Stacks examples."""
 
     preparation: PicturePreparation
-    mixing: PictureMixing = PictureMixing()
-    seed: int = 0
-    epoch: int = 0
 
     def __call__(self, examples: Sequence[Example]) -> LabeledBatch:
-        indices = tuple(example.row for example in examples)
-        pixels = torch.stack([example.pixels for example in examples])
-        labels = torch.from_numpy(np.stack([example.labels for example in examples]))
-        masks = torch.from_numpy(np.stack([example.masks for example in examples]))
-        pixels, labels, masks = self.mixing(pixels, labels, masks, (self.seed, self.epoch, indices[0]))
-        return LabeledBatch(pixels, labels, masks, indices, self.preparation)
+        return LabeledBatch(
+            pixels=torch.stack([example.pixels for example in examples]),
+            labels=torch.from_numpy(np.stack([example.labels for example in examples])),
+            masks=torch.from_numpy(np.stack([example.masks for example in examples])),
+            indices=tuple(example.row for example in examples),
+            preparation=self.preparation,
+        )
+
+
+@dataclass(frozen=True)
+class MixedShares:
+    """A rank's pictures of a batch, each mixed with the one before it in the *whole* batch (the first with the last).
+
+    So the mixtures are the same for any number of ranks. They are drawn by (seed, epoch, first picture of the batch), which no other
+    batch has.
+    """
+
+    preparation: PicturePreparation
+    mixing: PictureMixing
+    seed: int
+    epoch: int
+
+    def rows(self, share: Share) -> Sequence[int]:
+        """The share's rows; where partners are needed, behind the one that stands before the first."""
+        rows = share.rows
+        if not self.mixing.mixes or len(rows) == len(share.batch):
+            return rows
+        return (share.batch[share.batch.index(rows[0]) - 1], *rows)
+
+    def batch(self, share: Share, items: Sequence[Example]) -> LabeledBatch:
+        """Mixed; the partner of the first goes, as it belongs to another rank."""
+        batch = MultiLabelDataCollator(self.preparation)(items)
+        key = (self.seed, self.epoch, share.batch[0])
+        pixels, labels, masks = self.mixing(batch.pixels, batch.labels, batch.masks, key)
+        own = slice(len(items) - len(share.rows), None)
+        return LabeledBatch(pixels[own], labels[own], masks[own], batch.indices[own], self.preparation)
 
 
 class TransformerDataModule:
@@ -159,6 +186,7 @@ class TransformerDataModule:
         image_size: height and width of the model's input.
         color_statistics: mean and standard deviation of each channel, where a model exists that was trained with them; those
             of the training part unless given.
+        loading: which share of each batch this process loads.
         rejected_path: where the list of rejected pictures goes.
     """
 
@@ -170,13 +198,12 @@ class TransformerDataModule:
         seed: int,
         batch_size: int,
         color_statistics: ColorStatistics | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        loading: Loading = Loading(),
         rejected_path: Path | None = None,
     ) -> None:
         self.config, self.image_size, self.seed, self.batch_size = config, image_size, seed, batch_size
         self.color_statistics = color_statistics
-        self.rank, self.world_size, self.rejected_path = rank, world_size, rejected_path
+        self.loading, self.rejected_path = loading, rejected_path
         self._datasets: dict[Part, OpenImagesDataset] = {}
 
     def setup(self) -> None:
@@ -199,10 +226,8 @@ class TransformerDataModule:
         )
         self._rejected = prepared.rejected
         self._datasets = {part: OpenImagesDataset(files, self.preparation) for part, files in prepared.parts.items()}
-        self.sampler = ShuffledBatchSampler(
-            len(self._datasets["train"]), self.batch_size, self.seed, rank=self.rank, world_size=self.world_size
-        )
-        if self.rank == 0:
+        self.sampler = ShuffledBatchSampler(len(self._datasets["train"]), self.batch_size, self.seed)
+        if self.loading.rank == 0:
             for note in prepared.notes:
                 print(note, file=sys.stderr)
 
@@ -237,7 +262,7 @@ class TransformerDataModule:
         return self._datasets[part]
 
     def train_dataloader(self, epoch: int = 0, start_batch: int = 0) -> DataLoader[LabeledBatch]:
-        """This rank's batches of one epoch, from a position on: the same ones whatever came before."""
+        """This rank's share of an epoch's batches, from a position on: the same ones whatever came before."""
         config = self.config.augmentation
         dataset = replace(
             self._datasets["train"],
@@ -246,8 +271,13 @@ class TransformerDataModule:
             epoch=epoch,
         )
         mixing = PictureMixing(config.mixup, config.cutmix, config.mixed)
-        collator = MultiLabelDataCollator(self.preparation, mixing, self.seed, epoch)
-        return self._loader(dataset, self.sampler.at(epoch, start_batch), collator)
+        return self.loading.shares(
+            dataset,
+            self.sampler.at(epoch, start_batch),
+            MixedShares(self.preparation, mixing, self.seed, epoch),
+            num_workers=self.config.num_workers,
+            seed=self.seed,
+        )
 
     def val_dataloader(self) -> DataLoader[LabeledBatch]:
         """All validation pictures in a fixed order."""
@@ -258,24 +288,16 @@ class TransformerDataModule:
         return self._evaluation_loader("test") if "test" in self._datasets else None
 
     def batches_per_epoch(self, epoch: int) -> int:
-        """Number of this rank's batches, the same on every rank."""
+        """Number of batches of that epoch."""
         return len(self.sampler.at(epoch))
 
     def _evaluation_loader(self, part: Part) -> DataLoader[LabeledBatch]:
         dataset = self._datasets[part]
         sampler = ShuffledBatchSampler(len(dataset), self.batch_size, shuffle=False)
-        return self._loader(dataset, sampler, MultiLabelDataCollator(self.preparation))
-
-    def _loader(
-        self, dataset: OpenImagesDataset, sampler: ShuffledBatchSampler, collator: MultiLabelDataCollator
-    ) -> DataLoader[LabeledBatch]:
-        return DataLoader(
-            dataset,  # type: ignore[arg-type]  # a batch is not a list of items here
-            batch_sampler=sampler,
-            collate_fn=collator,
+        return self.loading.whole(
+            dataset,
+            sampler,
+            MultiLabelDataCollator(self.preparation),
             num_workers=self.config.num_workers,
-            # Without one of its own, every loader would draw a number from the global generator.
-            generator=torch.Generator().manual_seed(self.seed),
-            worker_init_fn=ignore_signals,
-            pin_memory=torch.cuda.is_available(),
+            seed=self.seed,
         )

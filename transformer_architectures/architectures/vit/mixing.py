@@ -43,6 +43,11 @@ class PictureMixing:
     cutmix: float = 0.0
     share_of_batches: float = 1.0
 
+    @property
+    def mixes(self) -> bool:
+        """Whether there is anything to do."""
+        return self.mixup > 0 or self.cutmix > 0
+
     def __call__(
         self, images: Images, labels: Pairs, masks: Pairs, key: tuple[int, ...]
     ) -> tuple[Images, Pairs, Pairs]:

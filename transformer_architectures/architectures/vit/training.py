@@ -5,7 +5,7 @@ uv run python -m transformer_architectures.architectures.vit.training [--config 
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from transformer_architectures.architectures.vit.picture_report import (
 )
 from transformer_architectures.architectures.vit.pretrained_start import PretrainedStart, read_pretrained
 from transformer_architectures.architectures.vit.transformer import VisionTransformerForImageClassification
+from transformer_architectures.batch_work import BatchWork, one_by_one
 from transformer_architectures.command_line import tarch, write_lines
 from transformer_architectures.config import StrictModel, load_sections
 from transformer_architectures.datasets.splitting import Part
@@ -121,32 +122,30 @@ class ImageClassificationTask:
         """Summed over the batch; what an unknown label costs is the config's choice."""
         return multi_label_loss(model(batch.images), batch.labels, batch.masks, self.config.loss, self._prior)
 
-    def validate(self, model: VisionTransformerForImageClassification, should_stop: Callable[[], None]) -> Scores:
+    def validate(self, model: VisionTransformerForImageClassification, work: BatchWork) -> Scores:
         """Scores on all validation pictures."""
-        return self.evaluate(model, "validation", should_stop)
+        return self.evaluate(model, "validation", work)
 
-    def evaluate(
-        self, model: VisionTransformerForImageClassification, part: str, should_stop: Callable[[], None]
-    ) -> Scores:
+    def evaluate(self, model: VisionTransformerForImageClassification, part: str, work: BatchWork) -> Scores:
         """Scores on a whole part as `predict` computes them; empty without such a part. Thresholds are the best on validation."""
         batches = self.data.val_dataloader() if part == "validation" else self.data.test_dataloader()
         if batches is None:
             return {}
         if part == "test":
-            thresholds = self.thresholds(model, should_stop)
-            pairs = self._classifier(model).annotated_pairs(batches, should_stop)
+            thresholds = self.thresholds(model, work)
+            pairs = self._classifier(model).annotated_pairs(batches, work)
         else:
-            pairs = self._classifier(model).annotated_pairs(batches, should_stop)
+            pairs = self._classifier(model).annotated_pairs(batches, work)
             thresholds = best_thresholds(pairs)
             self._thresholds[weights_digest(model)] = thresholds
         return multi_label_scores(pairs, thresholds)
 
-    def thresholds(self, model: nn.Module, should_stop: Callable[[], None] = lambda: None) -> Thresholds:
+    def thresholds(self, model: nn.Module, work: BatchWork = one_by_one) -> Thresholds:
         """Of each class, the best on validation for these weights."""
         digest = weights_digest(model)
         if digest not in self._thresholds:
             assert isinstance(model, VisionTransformerForImageClassification)
-            self.evaluate(model, "validation", should_stop)
+            self.evaluate(model, "validation", work)
         return self._thresholds[digest]
 
     def baseline(self, part: str) -> Scores:
@@ -282,8 +281,7 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> Finishe
             seed=training_config.seed,
             batch_size=training_config.batch_size,
             color_statistics=None if pretrained is None else pretrained.color_statistics,
-            rank=context.ranks.rank,
-            world_size=context.ranks.world_size,
+            loading=context.loading,
             rejected_path=context.run_folder / "rejected.jsonl" if context.ranks.is_main else None,
         )
         data_modules.append(data)

@@ -1,0 +1,220 @@
+"""Several processes of one run: what a signal, a killed or a stopped one does to the others, and runs that change their number."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from transformer_architectures.training.checkpointing import read_checkpoint
+
+pytestmark = pytest.mark.faults
+
+MODULE = "transformer_architectures.architectures.vanilla.training"
+HANG_TIMEOUT = 30
+GENEROUS = HANG_TIMEOUT + 30 + 60  # seconds; the last minute is for a machine that does other things too
+CONFIG = f"""
+Model: {{vocab_size: 200, embed_dim: 16, num_heads: 2, ff_dim: 32, num_layers: 1, dropout: 0.0, max_length: 32}}
+Training:
+  seed: 5
+  num_threads: 1
+  precision: fp32
+  max_steps: 400
+  batch_tokens: 200
+  accumulation_steps: 2
+  learning_rate: 0.003
+  warmup_steps: 10
+  ema_decay: 0.9
+  validation_interval: 40
+  validation_sentences: 4
+  num_beams: 2
+  checkpoint_interval: 20
+  keep_checkpoints: 30
+  log_interval: 1
+  hang_timeout: {HANG_TIMEOUT}
+  checkpoint_root: ${{CHECKPOINT_ROOT}}
+Data: {{train: {{file: pairs.tsv}}, num_workers: 1, validation_fraction: 0.1, max_length: 31, cache_dir: cache}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, seed: int) -> Path:
+    words = ["".join(random.choices("abdefgiklmnoprstu", k=4)) for _ in range(40)]
+    lines = [" ".join(random.choices(words, k=random.randint(1, 5))) for _ in range(120)]
+    (tmp_path / "pairs.tsv").write_text("".join(f"{line} {n}\t{line[::-1]} {n}\n" for n, line in enumerate(lines)))
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+class Job:
+    """All ranks of one run, each a process that we started: torchrun would hide their exit codes."""
+
+    def __init__(self, folder: Path, world_size: int, *options: str, root: str = "outputs") -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        self.root = folder / root
+        shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        self.ranks = [
+            subprocess.Popen(
+                [sys.executable, "-m", MODULE, "--config", "config.yaml", "--resume", "auto", *options],
+                env={
+                    **os.environ,
+                    **shared,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "CHECKPOINT_ROOT": str(self.root),
+                },
+                cwd=folder,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=(folder / f"{root}_{rank}.err").open("w"),
+                start_new_session=True,
+            )
+            for rank in range(world_size)
+        ]
+        self.errors = [folder / f"{root}_{rank}.err" for rank in range(world_size)]
+
+    @property
+    def run_folder(self) -> Path:
+        (found,) = (self.root / "vanilla").iterdir()
+        return found
+
+    def checkpoints(self) -> list[Path]:
+        return sorted(self.root.glob("vanilla/*/*_*.pt"), key=lambda path: path.stat().st_mtime_ns)
+
+    def wait_for_step(self, step: int) -> None:
+        """Until the first rank has logged it."""
+        while f"step {step}/" not in self.errors[0].read_text():
+            assert self.ranks[0].poll() is None, self.said(0)
+            time.sleep(0.05)
+
+    def said(self, rank: int) -> str:
+        return self.errors[rank].read_text()
+
+    def codes(self, timeout: float | None = None) -> list[int]:
+        return [rank.wait(timeout) for rank in self.ranks]
+
+    def finish(self) -> None:
+        assert self.codes() == [0] * len(self.ranks), "\n".join(map(self.said, range(len(self.ranks))))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No process outlives its job."""
+    yield
+    deadline = time.monotonic() + 30  # workers of a killed process look for it every few seconds
+    while left := [child for child in psutil.Process().children(recursive=True) if child.status() != "zombie"]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def losses(run_folder: Path, said: str) -> dict[int, float]:
+    """Step to loss, from the lines of one process."""
+    found = {}
+    for line in said.splitlines():
+        if "grad_norm" in line:
+            words = line.split()
+            found[int(words[words.index("step") + 1].split("/")[0])] = float(words[words.index("loss") + 1])
+    return found
+
+
+def test_the_number_of_processes_may_change(folder: Path) -> None:
+    """From two to one to four: the steps are those of one process alone."""
+    alone = Job(folder, 1, "--set", "Training.max_steps=60", root="alone")
+    alone.finish()
+    found: dict[int, float] = {}
+    for world_size, last in ((2, 20), (1, 40), (4, 60)):
+        job = Job(folder, world_size, "--set", f"Training.max_steps={last}", root="changing")
+        job.finish()
+        found |= losses(job.run_folder, job.said(0))
+    expected = losses(alone.run_folder, alone.said(0))
+    assert found.keys() == expected.keys() == set(range(1, 61))
+    assert all(abs(found[step] - expected[step]) <= 2e-3 * expected[step] for step in expected), (found, expected)
+    states = [read_checkpoint(job.checkpoints()[-1])["extra"]["state"] for job in (alone, job)]
+    for name in ("epoch", "batch_in_epoch", "global_step", "num_tokens"):
+        assert states[0][name] == states[1][name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("to_all", [False, True])
+def test_a_polite_stop_is_one_of_all_ranks(folder: Path, number: signal.Signals, to_all: bool) -> None:
+    job = Job(folder, 2)
+    job.wait_for_step(random.randint(3, 60))
+    time.sleep(random.random())
+    for rank in job.ranks if to_all else [random.choice(job.ranks)]:
+        os.killpg(rank.pid, number)  # its loader's workers get it too
+    assert job.codes(GENEROUS) == [{15: 143, 2: 130, 10: 138}[int(number)]] * 2, job.said(0) + job.said(1)
+    newest = job.checkpoints()[-1]
+    state = read_checkpoint(newest)["extra"]["state"]
+    assert newest.name in (f"step_{state['global_step']}.pt", f"epoch_{state['epoch']}.pt")
+    assert not list(job.run_folder.glob("*.tmp")) and not list(job.run_folder.glob(".*.tmp"))
+    assert "Traceback" not in job.said(0) + job.said(1)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_rank_is_named(folder: Path, number: signal.Signals, lost: int) -> None:
+    job = Job(folder, 2)
+    job.wait_for_step(10)
+    job.ranks[lost].send_signal(number)
+    job.codes(GENEROUS)
+    assert job.ranks[1 - lost].returncode == 1 and job.ranks[lost].returncode == -signal.SIGKILL
+    said = job.said(1 - lost)
+    assert f"lost rank {lost} (process {job.ranks[lost].pid} on " in said, said
+    assert ("which was stopped" in said) == (number == signal.SIGSTOP)
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_worker_is_named(folder: Path, number: signal.Signals) -> None:
+    job = Job(folder, 1)
+    job.wait_for_step(5)
+    worker = None
+    while worker is None:
+        children = psutil.Process(job.ranks[0].pid).children(recursive=True)
+        worker = next((child for child in children if "resource_tracker" not in " ".join(child.cmdline())), None)
+        assert job.ranks[0].poll() is None, job.said(0)
+    worker.send_signal(number)
+    assert job.codes(GENEROUS) == [1]
+    assert "a worker that loads batches is lost" in job.said(0) and str(worker.pid) in job.said(0)
+
+
+def test_torchrun_restarts_a_killed_worker(folder: Path) -> None:
+    """And the run ends with the bytes of one that nobody disturbed."""
+    undisturbed = Job(folder, 2, "--set", "Training.max_steps=60", root="undisturbed")
+    undisturbed.finish()
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
+    command += ["--master-port", str(random.randint(20_000, 60_000)), "-m", MODULE, "--config", "config.yaml"]
+    command += ["--set", "Training.max_steps=60"]
+    environment = {**os.environ, "CHECKPOINT_ROOT": str(folder / "restarted")}
+    refused = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert refused.returncode != 0 and "needs --resume auto" in refused.stderr
+    command += ["--resume", "auto"]
+    refused = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert refused.returncode != 0 and "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in refused.stderr
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    with (folder / "restarted.err").open("w") as errors:
+        agent = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+    while "step 30/" not in (folder / "restarted.err").read_text():
+        assert agent.poll() is None, (folder / "restarted.err").read_text()
+        time.sleep(0.05)
+    workers = [child for child in psutil.Process(agent.pid).children() if MODULE in " ".join(child.cmdline())]
+    random.choice(workers).kill()
+    assert agent.wait() == 0, (folder / "restarted.err").read_text()
+    (restarted,) = (folder / "restarted" / "vanilla").iterdir()
+    digests = {
+        hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
+        for run in (restarted, undisturbed.run_folder)
+    }
+    assert len(digests) == 1
+    assert json.loads((restarted / "model" / "results.json").read_text())["global_step"] == 60

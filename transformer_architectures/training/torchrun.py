@@ -1,0 +1,38 @@
+"""What `torchrun` tells its workers, and what it has to be told."""
+
+import os
+
+import torch
+
+from transformer_architectures.errors import UsageError
+
+
+def number_of_restart() -> int:
+    """How often torchrun has restarted the workers; 0 outside of it."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def may_be_restarted() -> bool:
+    """Whether torchrun would start the workers anew after a failure."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
+def check_restarts(resume: str | None, device: torch.device) -> None:
+    """Refuses ``torchrun --max-restarts`` where a restart would not go on with the run.
+
+    Raises:
+        UsageError: says what is missing.
+    """
+    if not may_be_restarted():
+        return
+    if resume != "auto":
+        raise UsageError("torchrun --max-restarts needs --resume auto: a restarted worker would begin a new run")
+    # torchrun keeps its own store where the workers' is to be: restarted ones would not find each other (torch 2.15, gloo).
+    if device.type == "cpu" and os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") != "1":
+        raise UsageError(
+            "torchrun --max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment: without it restarted "
+            "workers do not find each other"
+        )
+
+
+__all__ = ["check_restarts", "may_be_restarted", "number_of_restart"]
