@@ -27,7 +27,7 @@ from torch import Tensor
 from transformer_architectures.command_line import tarch
 from transformer_architectures.config import StrictModel
 from transformer_architectures.durable_files import flush_to_disk, replace_file, replace_json
-from transformer_architectures.errors import ModelFolderError
+from transformer_architectures.errors import ModelFolderError, reason_of
 from transformer_architectures.loaded_model import LoadedModel
 from transformer_architectures.training.precision import PrecisionName, resolve_precision
 
@@ -215,7 +215,7 @@ def seal(folder: str | Path) -> list[str]:
     try:
         replace_file(path / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
     except OSError as error:
-        raise ModelFolderError(f"{path}: the manifest cannot be written ({error.strerror})") from None
+        raise ModelFolderError(f"{path}: the manifest cannot be written ({reason_of(error)})") from None
     return names
 
 
@@ -244,7 +244,7 @@ def _entry(path: Path) -> FileEntry:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileEntry(size=path.stat().st_size, sha256=digest)
     except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ModelFolderError(f"{path}: cannot be read ({reason_of(error)})") from None
 
 
 def _is_outside(name: str) -> bool:

@@ -85,7 +85,9 @@ def read_pretrained(config: BertModelConfig) -> PretrainedStart:
     if (path / MANIFEST).is_file():
         return _from_our_folder(config, open_model_folder(path))
     if not is_bert_folder(path):
-        raise ConfigError(f"Model: pretrained: {path} is neither a model folder nor a published BERT{run_folder_hint(path)}")
+        raise ConfigError(
+            f"Model: pretrained: {path} is neither a model folder nor a published BERT{run_folder_hint(path)}"
+        )
     published = read_bert_folder(path)
     for part in published.left_out:
         print(f"{path}: not used: {part}", file=sys.stderr)

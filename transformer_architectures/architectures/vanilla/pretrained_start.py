@@ -53,7 +53,9 @@ def read_pretrained(config: VanillaModelConfig) -> PretrainedStart:
         return _from_our_folder(config, path)
     if is_marian_folder(path):
         return _from_marian(config, path)
-    raise ConfigError(f"Model: pretrained: {path} is neither a model folder nor a published Marian model{run_folder_hint(path)}")
+    raise ConfigError(
+        f"Model: pretrained: {path} is neither a model folder nor a published Marian model{run_folder_hint(path)}"
+    )
 
 
 def _from_our_folder(config: VanillaModelConfig, path: Path) -> PretrainedStart:
