@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from transformer_architectures.errors import TransformerArchitecturesError, UsageError
+from transformer_architectures.errors import TransformerArchitecturesError, UsageError, reason_of
 
 INTERRUPTED = 130
 
@@ -71,7 +71,7 @@ def write_lines(lines: Iterable[str]) -> None:
         _discard_output()  # whoever reads has seen enough
     except (OSError, AttributeError) as error:  # a full disk; no standard output at all
         _discard_output()
-        raise UsageError(f"standard output cannot be written ({error})") from None
+        raise UsageError(f"standard output cannot be written ({reason_of(error)})") from None
 
 
 def _discard_output() -> None:

@@ -7,6 +7,11 @@ class TransformerArchitecturesError(Exception):
     exit_code = 1
 
 
+def reason_of(error: Exception) -> str:
+    """Why something cannot be read or written, in one line. Files are not named: the message of which this is a part has done so."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
 class ConfigError(TransformerArchitecturesError):
     """A configuration file, or an override of it, is wrong."""
 

@@ -7,6 +7,7 @@ import pytest
 from pydantic import AliasChoices, Field
 
 from transformer_architectures.architectures.bert import training as bert_training
+from transformer_architectures.architectures.bert.pretrained_start import FREE
 from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
 from transformer_architectures.architectures.vanilla.data import VanillaDataConfig
 from transformer_architectures.architectures.vanilla.training import VanillaTrainingConfig
@@ -354,3 +355,21 @@ def test_there_are_configs() -> None:
 def test_aliases_cannot_fill_the_memory(text: str) -> None:
     with pytest.raises(ConfigError, match="aliases"):
         parse_yaml(text, "bomb.yaml")
+
+
+def test_the_controls_of_the_bible_are_models_of_the_same_size() -> None:
+    """In all that fine-tuning takes from the model which it starts from."""
+    path = default_config_path("bert").resolve()
+    suite = suite_of(path)
+    assert suite is not None
+
+    def sizes(name: str) -> dict[str, Any]:
+        run = next(run for run in suite.runs if run.name == name)
+        model = load_sections(path.parent / run.config, BERT, [*run.overrides, "Model.pretrained="])["Model"]
+        return model.model_dump(exclude=FREE)
+
+    tuned = [run for run in suite.runs if run.pretrained is not None]
+    assert {run.name for run in tuned} == {"classify", "tag"}
+    for run in tuned:
+        assert run.pretrained is not None
+        assert sizes(f"{run.name}-control") == sizes(run.pretrained)

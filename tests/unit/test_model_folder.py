@@ -2,18 +2,27 @@
 
 import hashlib
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_translator import tiny_translator
 from torch import nn
 
-from transformer_architectures.errors import ModelFolderError
+from transformer_architectures.architectures import bert, vanilla, vit
+from transformer_architectures.architectures.bert.pretrained_start import read_pretrained as read_bert
+from transformer_architectures.architectures.vanilla.pretrained_start import read_pretrained as read_vanilla
+from transformer_architectures.architectures.vit.pretrained_start import read_pretrained as read_vit
+from transformer_architectures.errors import ConfigError, ModelFolderError
 from transformer_architectures.model_folder import load_model, open_model_folder, seal, write_model_folder
+from transformer_architectures.training.precision import resolve_precision
 
 CONFIG = {"task": "translation", "architecture": "vanilla"}
+STARTS = [(read_vanilla, vanilla.VanillaModelConfig), (read_vit, vit.VitModelConfig), (read_bert, bert.BertModelConfig)]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -141,6 +150,32 @@ def test_a_config_that_does_not_fit_the_weights_is_one_line(folder: Path) -> Non
     with pytest.raises(ModelFolderError) as error:
         load_model(folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused_though_sealed(seed: int, folder: Path, value: float) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = random.choice([name for name, tensor in weights.items() if tensor.numel()])
+    weights[name].view(-1)[random.randrange(weights[name].numel())] = value
+    save_file(weights, folder / "model.safetensors", metadata={"tied": "{}"})
+    seal(folder)
+    with pytest.raises(ModelFolderError, match=f"{name} is not finite"):
+        load_model(folder)
+
+
+def test_an_unknown_precision_is_a_config_error() -> None:
+    assert resolve_precision("bf16", torch.device("cpu")).name == "bf16"
+    with pytest.raises(ConfigError, match="precision 'fp64': expected one of fp32, bf16, auto"):
+        resolve_precision("fp64", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("read, config", STARTS, ids=["vanilla", "vit", "bert"])
+def test_who_names_the_run_folder_is_told_of_the_model_in_it(
+    folder: Path, read: Callable[[Any], object], config: Callable[..., Any]
+) -> None:
+    (folder.parent / "config.json").write_text('{"fingerprint": "of a run"}')
+    with pytest.raises(ConfigError, match=f"neither a model folder nor .*did you mean {folder}"):
+        read(config(pretrained=str(folder.parent)))
 
 
 def test_writing_replaces_an_older_folder_and_the_remains_of_a_killed_one(seed: int, tmp_path: Path) -> None:

@@ -180,6 +180,26 @@ def test_a_column_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
     assert "several columns are called LabelName" in data_error(path, None)
 
 
+def test_a_header_of_windows_and_a_long_one(tmp_path: Path) -> None:
+    windows = HEADER.replace("Source", "Confidence").replace("\n", "\r\n")  # the last column is the second of its name
+    assert "several columns are called Confidence" in data_error(write(tmp_path / "w.csv", windows), None)
+    good = rows(("1", "/m/a", 1), ("2", "/m/a", 0)).replace("\n", "\r\n")
+    assert table(read_openimages(write(tmp_path / "g.csv", good), None)) == {"1": {"/m/a": True}, "2": {"/m/a": False}}
+    long = HEADER.replace("Source", "S" * 300)
+    twice = long.replace("Confidence", "Confidence,LabelName")
+    assert "several columns are called LabelName" in data_error(write(tmp_path / "t.csv", twice), None)
+    quoted = long.replace("Confidence", '"Confidence"') + '"1,2",x,/m/a,1\n'
+    assert set(table(read_openimages(write(tmp_path / "q.csv", quoted), None))) == {"1,2"}
+
+
+def test_of_several_files_none_alone_is_blamed(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{number}.csv", rows(("1", "/m/a", 7))) for number in range(2)]
+    machine = write(tmp_path / "m.csv", HEADER)
+    assert data_error(paths, None).startswith(f"{paths[0]} and 1 more: no usable label")
+    message = data_error(paths, None, machine_labels=machine, max_rejected_fraction=0.5)
+    assert f"rows of {paths[0]} and 2 more" in message
+
+
 def test_class_descriptions_with_and_without_header(tmp_path: Path) -> None:
     plain = write(tmp_path / "a.csv", "\ufeff/m/a,Ant\r\n/m/b,Bee\r\n")
     assert read_class_descriptions(plain) == {"/m/a": "Ant", "/m/b": "Bee"}
@@ -277,7 +297,7 @@ def test_machine_confidences(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "h.csv"
-    assert "h.csv" in data_error(path, None)
+    assert data_error(path, None) == f"{path}: cannot be read (No such file or directory)"
     for content in ("", "\n\n", "ImageID,LabelName\n1,/m/a\n", "a,b,c,d\n1,2,3,4\n"):
         assert "cannot be read as a label file" in data_error(write(path, content), None)
     assert "no usable label" in data_error(write(path, HEADER), None)

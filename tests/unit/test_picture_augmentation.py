@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional
 from transformer_architectures.architectures.vit import augmentation as augmentation_module
 from transformer_architectures.architectures.vit.augmentation import (
     AugmentationConfig,
-    Interpolation,
     PicturePreparation,
+    ResizeInterpolation,
     TrainingAugmentation,
     drawn_by,
 )
@@ -95,7 +95,7 @@ def test_a_key_that_does_nothing_is_an_error(idle: dict[str, Any], owner: str) -
 @pytest.mark.parametrize("shape", [(6, 900), (7, 901), (400, 3), (90, 1300)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_long_thin_pictures_are_cut_before_they_are_scaled(
-    seed: int, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], interpolation: Interpolation
+    seed: int, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], interpolation: ResizeInterpolation
 ) -> None:
     """A picture of 60,000,000 × 1 pixels would take 46 GB; what the model sees is (nearly) the same."""
     long = torch.randint(256, (3, *shape), dtype=torch.uint8)

@@ -161,6 +161,7 @@ def test_a_full_disk_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: p
     class OnFullDisk(PixelStoreWriter):
         def __init__(self, folder: Path) -> None:
             super().__init__(folder)
+            self.pixels.close()
             self.pixels = open("/dev/full", "wb")
 
     monkeypatch.setattr(picture_check, "PixelStoreWriter", OnFullDisk)

@@ -99,9 +99,10 @@ def test_by_path(tmp_path: Path, files: Files) -> None:
         assert all(by_path.read(name) == content for name, content in files.items())
 
 
-def test_a_tar_with_dots_before_its_names(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "a.tar", {"./train/1.jpg": b"one"})
-    assert list(open_pictures(path, "path").ids()) == ["train/1.jpg"]
+def test_dots_before_the_names_in_an_archive(tmp_path: Path) -> None:
+    for write, name in ((write_tar, "a.tar"), (write_zip, "a.zip")):
+        source = open_pictures(write(tmp_path / name, {"./train/1.jpg": b"one"}), "path")
+        assert list(source.ids()) == ["train/1.jpg"] and source.read("train/1.jpg") == b"one"
 
 
 def test_other_processes_read_too(source: PictureSource, files: Files) -> None:
@@ -268,6 +269,23 @@ def test_links_in_a_tar(tmp_path: Path) -> None:
     assert len(source.ids()) == 6
     assert all(source.read(name) == b"bytes" for name in ("a", "hard", "soft", "chain"))
     assert rejected(source, "lost") == rejected(source, "circle") == "a link to what is not in the archive"
+
+
+def test_chains_of_links_in_a_tar_are_followed_for_so_long(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("0.jpg"))
+        for number in range(1, 42):  # and a circle of many, each of which would be walked all around
+            entry = tarfile.TarInfo(f"{number}.jpg")
+            entry.type, entry.linkname = tarfile.SYMTYPE, f"{number - 1}.jpg"
+            archive.addfile(entry)
+        for number in range(5000):
+            entry = tarfile.TarInfo(f"round{number}.jpg")
+            entry.type, entry.linkname = tarfile.SYMTYPE, f"round{(number + 1) % 5000}.jpg"
+            archive.addfile(entry)
+    source = open_pictures(path)
+    assert source.read("40") == b""
+    assert rejected(source, "41") == rejected(source, "round7") == "a link to what is not in the archive"
 
 
 def test_a_link_to_itself_is_one_bad_picture(tmp_path: Path) -> None:

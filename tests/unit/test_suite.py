@@ -68,6 +68,12 @@ def test_a_config_without_a_suite_is_one_training(tmp_path: Path) -> None:
         ("architecture: bert", "architecture: bert\n  dropout: 0.1", "Model.dropout belongs into the configs"),
         ("Suite:", "Training: {max_steps: 1}\nSuite:", "Training belongs into the configs"),
         ("pretrained: encoder", "pretraned: encoder", "unknown key"),
+        (
+            "Model.num_layers=2",
+            "Model.pretrained=x",
+            "a suite sets Model.pretrained itself, from the run's `pretrained`",
+        ),
+        ("Model.num_layers=2", "Training.run_name=x", "a suite sets Training.run_name itself, from the run's `name`"),
     ],
 )
 def test_errors_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from transformer_architectures.errors import ConfigError, TrackingError
 from transformer_architectures.training import tracking, tracking_destination, tracking_sender
-from transformer_architectures.training.tracking import Tracker, sync
+from transformer_architectures.training.tracking import Tracker, sync, track_missed_end, was_ended
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +235,43 @@ def test_a_killed_run_goes_on_with_each_point_once(root: Path) -> None:
     tables = [table["path"] for table in json.loads(run.data.tags["mlflow.loggedArtifacts"])]
     assert tables == ["samples/step_4.json", "samples/step_5.json"]
     assert artifacts(local_uri(root), run_id, "samples") == set(tables)
+
+
+def test_the_end_that_a_killed_run_missed(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    receiver, sender = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=die_at, args=(root, 4, sender))
+    process.start()
+    run_id = receiver.recv()
+    process.join()
+    (run_folder,) = (root / "vanilla").iterdir()
+    (run_folder / "model").mkdir()
+    (run_folder / "model" / "results.json").write_text("{}")
+    assert not was_ended(run_folder)
+    track_missed_end(run_folder, run_folder / "model")
+    assert was_ended(run_folder) and capfd.readouterr().err == ""
+    run = client(local_uri(root)).get_run(run_id)
+    assert run.info.status == "FINISHED" and not any(key.startswith("resumed") for key in run.data.tags)
+    assert points(local_uri(root), run_id) == {("loss", step): 1 for step in range(1, 5)}
+    assert artifacts(local_uri(root), run_id, "model") == {"model/results.json"}
+
+
+@pytest.mark.parametrize("lost", ["vanilla/RUN/tracking", "vanilla/RUN/tracking/run.json", "mlflow.db"])
+def test_an_end_that_cannot_be_tracked_is_a_warning(
+    root: Path, fresh_store: Path, capfd: pytest.CaptureFixture[str], lost: str
+) -> None:
+    tracker = start(root)
+    tracker.close("KILLED")
+    path = root / lost.replace("RUN", tracker.run_folder.name)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    if lost == "mlflow.db":
+        shutil.copy(fresh_store, path)  # what MLflow would make, in seconds
+    capfd.readouterr()
+    (tracker.run_folder / "model").mkdir()
+    track_missed_end(tracker.run_folder, tracker.run_folder / "model")
+    assert "Tracking: not every store knows that this run is finished: " in capfd.readouterr().err
 
 
 def test_a_parameter_that_a_resumed_run_changes_becomes_a_tag(root: Path) -> None:

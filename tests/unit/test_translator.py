@@ -13,6 +13,7 @@ from transformer_architectures.architectures.vanilla.long_text import halves, to
 from transformer_architectures.architectures.vanilla.translator import Translation, Translator
 from transformer_architectures.errors import DataError, UsageError
 from transformer_architectures.generation import score
+from transformer_architectures.model_folder import load_model
 
 LINES = [
     "ba lo mi",
@@ -121,8 +122,6 @@ def test_evaluate_scores_the_predictions(translator: Translator) -> None:
 
 
 def test_a_folder_gives_the_same_translator(translator: Translator, tmp_path: Path) -> None:
-    from transformer_architectures.model_folder import load_model
-
     translator.export(tmp_path / "model", {"task": "translation"})
     random_state = torch.get_rng_state()
     loaded = load_model(tmp_path / "model", device="cpu")
@@ -135,8 +134,6 @@ def test_a_folder_gives_the_same_translator(translator: Translator, tmp_path: Pa
 
 
 def test_bf16_is_another_precision_of_the_same_search(translator: Translator, tmp_path: Path) -> None:
-    from transformer_architectures.model_folder import load_model
-
     translator.export(tmp_path / "model", {"task": "translation"})
     loaded = load_model(tmp_path / "model", device="cpu", precision="bf16")
     assert isinstance(loaded, Translator) and (loaded.precision.name, translator.precision.name) == ("bf16", "fp32")

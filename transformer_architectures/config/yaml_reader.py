@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from transformer_architectures.errors import ConfigError
+from transformer_architectures.errors import ConfigError, reason_of
 
 VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
@@ -86,7 +86,7 @@ def read_yaml(path: str | Path) -> Any:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
+        raise ConfigError(f"{path}: cannot be read ({reason_of(error)})") from None
     return parse_yaml(text, str(path))
 
 

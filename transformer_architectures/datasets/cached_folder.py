@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -9,7 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from transformer_architectures.durable_files import flush_to_disk
-from transformer_architectures.errors import DataError
+from transformer_architectures.errors import DataError, reason_of
+
+SIZES = ".sizes.json"  # of all other files of the folder, by relative path
 
 
 def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
@@ -18,37 +21,19 @@ def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
     Two processes that want the same folder at once: one makes it, the other waits.
 
     Raises:
-        DataError: nothing can be written there.
+        DataError: nothing can be written there, ``make`` fails to read or write a file, or the folder has lost something since.
     """
-    try:
+    with _need_of(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_overs(folder.parent)
-    except OSError as error:
-        raise DataError(f"{folder.parent}: cannot be used as Data.cache_dir ({error.strerror})") from None
-    with _only_one(folder.with_name(f"{folder.name}.lock")):
-        if not folder.is_dir():
-            for left_over in folder.parent.glob(f"{folder.name}.part.*"):  # of one that was killed meanwhile
-                shutil.rmtree(left_over, ignore_errors=True)
-            work = _new_folder(folder)
-            try:
-                make(work)
-                for path in [*work.rglob("*"), work]:
-                    flush_to_disk(path)
-                work.rename(folder)
-            except OSError as error:
-                raise DataError(f"{folder}: cannot be written ({error.strerror})") from error
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+        lock = folder.with_name(f"{folder.name}.lock").open("w")  # the kernel releases it when the process dies
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():
+            _check(folder)
+        else:
+            _make(folder, make)
     return folder
-
-
-def _remove_left_overs(parent: Path) -> None:
-    """Removes what killed processes left half made: whose lock nobody holds."""
-    for left_over in parent.glob("*.part.*"):
-        with left_over.with_name(f"{left_over.name.partition('.part.')[0]}.lock").open("w") as file:
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left_over, ignore_errors=True)
 
 
 def file_digest(path: Path) -> bytes:
@@ -61,23 +46,60 @@ def file_digest(path: Path) -> bytes:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{path}: cannot be read ({reason_of(error)})") from None
 
 
-def _new_folder(folder: Path) -> Path:
+def _make(folder: Path, make: Callable[[Path], None]) -> None:
+    for left_over in folder.parent.glob(f"{folder.name}.part.*"):  # of one that was killed meanwhile
+        shutil.rmtree(left_over, ignore_errors=True)
+    with _need_of(folder.parent):
+        work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part.", dir=folder.parent))
     try:
-        return Path(tempfile.mkdtemp(prefix=f"{folder.name}.part.", dir=folder.parent))
-    except OSError as error:
-        raise DataError(f"{folder.parent}: cannot be used as Data.cache_dir ({error.strerror})") from None
+        make(work)
+        sizes = {path.relative_to(work).as_posix(): path.stat().st_size for path in work.rglob("*") if path.is_file()}
+        (work / SIZES).write_text(json.dumps(sizes), encoding="utf-8")
+        for path in [*work.rglob("*"), work]:
+            flush_to_disk(path)
+        work.rename(folder)
+        flush_to_disk(folder.parent)
+    except OSError as error:  # also of a file that is read
+        raise DataError(f"{error.filename or folder}: {reason_of(error)} (while {folder} was made)") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _check(folder: Path) -> None:
+    """That every file is there, and as long as it was. A folder without a list of them is taken as it is."""
+    with suppress(FileNotFoundError):
+        try:
+            sizes = json.loads((folder / SIZES).read_text(encoding="utf-8"))
+            changed = [name for name, size in sizes.items() if _size(folder / name) != size]
+        except (ValueError, AttributeError):
+            changed = [SIZES]
+        if changed:
+            raise DataError(f"{folder}: damaged ({changed[0]} is not as it was): delete this folder, it is made anew")
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _remove_left_overs(parent: Path) -> None:
+    """Removes what killed processes left half made: whose lock nobody holds."""
+    for left_over in parent.glob("*.part.*"):
+        with left_over.with_name(f"{left_over.name.partition('.part.')[0]}.lock").open("w") as file:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left_over, ignore_errors=True)
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Holds a lock that the kernel releases when the process dies."""
+def _need_of(cache_dir: Path) -> Iterator[None]:
+    """What the system refuses inside the block is said of the cache."""
     try:
-        file = path.open("w")
-    except OSError as error:
-        raise DataError(f"{path.parent}: cannot be used as Data.cache_dir ({error.strerror})") from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    except OSError as error:
+        raise DataError(f"{cache_dir}: cannot be used as Data.cache_dir ({reason_of(error)})") from None

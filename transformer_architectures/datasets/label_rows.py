@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from jaxtyping import Bool, Int32
 
+from transformer_architectures.datasets.lines import read_lines
 from transformer_architectures.datasets.rejections import Rejection, RejectionLog
-from transformer_architectures.errors import DataError
+from transformer_architectures.errors import DataError, reason_of
 
 BLOCK_BYTES = 2**23
-HEADER_BYTES = 200  # enough for the names of the columns
 COLUMNS = ("ImageID", "LabelName", "Confidence")
 LEFT_OUT = -1  # a good row that is not asked for
 _BAD = -2
@@ -58,10 +58,11 @@ def read_label_rows(path: Path, label: Meaning, confidence: Meaning, rejections:
 
     num_rows = 0
     try:
-        header = _header(path)
+        first_line = next(read_lines(path), b"").decode(errors="replace")
+        header = [name.strip('"\ufeff ') for name in first_line.split(",")]
         if twice := [name for name in COLUMNS if header.count(name) > 1]:
             raise DataError(f"{path}: several columns are called {twice[0]}")
-        for batch in _open(path, skip):
+        for batch in _open(path, skip, is_quoted='"' in first_line):
             columns = [batch.column(name) for name in COLUMNS]
             cells = _Cells(*columns, label, confidence)
             for row in np.flatnonzero(cells.is_bad).tolist():
@@ -70,7 +71,7 @@ def read_label_rows(path: Path, label: Meaning, confidence: Meaning, rejections:
             num_rows += batch.num_rows
             yield cells.block()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a label file: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path}: cannot be read as a label file: {reason_of(error)}") from None
 
 
 class _Cells:
@@ -129,22 +130,8 @@ class _ValidText(io.RawIOBase):
                 return text.replace("\ufffd", NOT_UTF8).encode()
 
 
-def _compression(path: Path) -> str | None:
-    return "gzip" if path.suffix == ".gz" else None
-
-
-def _first_line(path: Path) -> str:
-    with pa.input_stream(str(path), compression=_compression(path)) as file:
-        return str(file.read(HEADER_BYTES), errors="replace").partition("\n")[0]
-
-
-def _header(path: Path) -> list[str]:
-    return [name.strip('"\ufeff ') for name in _first_line(path).split(",")]
-
-
-def _open(path: Path, skip: Callable[[Any], str]) -> pa.csv.CSVStreamingReader:
-    compression = _compression(path)
-    is_quoted = '"' in _first_line(path)
+def _open(path: Path, skip: Callable[[Any], str], is_quoted: bool) -> pa.csv.CSVStreamingReader:
+    compression = "gzip" if path.suffix == ".gz" else None
     return pa.csv.open_csv(
         _ValidText(pa.input_stream(str(path), compression=compression)),
         read_options=pa.csv.ReadOptions(

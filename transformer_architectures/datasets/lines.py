@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformer_architectures.errors import DataError
+from transformer_architectures.errors import DataError, reason_of
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -24,7 +24,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
             for line in file:
                 yield line.removesuffix(b"\n").removesuffix(b"\r")
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+        raise DataError(f"{path}: cannot be read ({reason_of(error)})") from None
 
 
 def decode(line: bytes) -> str | None:

@@ -69,13 +69,14 @@ def read_openimages(
     for path in _paths(machine_labels):
         collected.extend(read_label_rows(path, codes, _sure(machine_confidence), rejections), is_machine=True)
     num_good = len(collected) + collected.num_left_out
-    rejections.check(num_good, max_rejected_fraction, f"rows of {_paths(annotations)[0]}")
+    files = _listed([*_paths(annotations), *_paths(machine_labels)])
+    rejections.check(num_good, max_rejected_fraction, f"rows of {files}")
     if not len(collected):
-        raise DataError(f"{_paths(annotations)[0]}: no usable label is in it{rejections.summary()}")
+        raise DataError(f"{files}: no usable label is there{rejections.summary()}")
 
     rows = collected.sparse_rows(codes.renumbered())
     if not len(rows.ids):
-        raise DataError(f"{_paths(annotations)[0]}: no label is left: humans contradict each other on every one")
+        raise DataError(f"{files}: no label is left: humans contradict each other on every one")
     class_names = tuple(sorted(codes.codes))
     labels = PictureLabels(
         picture_ids=rows.ids,
@@ -202,6 +203,11 @@ def _with_pictures(labels: PictureLabels, pictures: PictureSource) -> PictureLab
 
 def _counted(counts: dict[str, int]) -> tuple[str, ...]:
     return tuple(f"{count:,} {what}" for what, count in counts.items() if count)
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    """The first of some files, and how many more there are."""
+    return f"{paths[0]}" + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
 
 
 def _paths(paths: AnyPath | Sequence[AnyPath]) -> list[Path]:

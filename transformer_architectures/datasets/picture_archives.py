@@ -15,12 +15,13 @@ from jaxtyping import Int64
 
 from transformer_architectures.datasets.picture_decoding import MAX_BYTES, RejectedPicture
 from transformer_architectures.datasets.picture_ids import PictureIds
-from transformer_architectures.errors import DataError
+from transformer_architectures.errors import DataError, reason_of
 
 ARCHIVES = (".tar", ".zip")
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 ZIP_LOCAL_HEADER = 30  # bytes before the name; the lengths of name and extra field are its last two numbers
 IS_ENCRYPTED = 1
+MAX_LINKS = 40  # in a chain, as in Linux
 
 
 class Member(NamedTuple):
@@ -81,7 +82,7 @@ class ArchiveMembers:
                 self._files[archive] = self.archives[archive].open("rb", buffering=0)
             content = os.pread(self._files[archive].fileno(), size, offset)
         except OSError as error:
-            raise RejectedPicture(f"cannot be read: {error.strerror}") from None
+            raise RejectedPicture(f"cannot be read: {reason_of(error)}") from None
         if len(content) != size:
             raise RejectedPicture("cut off by the end of the archive")
         return content
@@ -119,7 +120,7 @@ def _members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
     try:
         yield from _zip_members(path, number) if path.suffix == ".zip" else _tar_members(path, number)
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, UnicodeError, NotImplementedError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+        raise DataError(f"{path}: cannot be read ({reason_of(error)})") from None
 
 
 def _tar_members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
@@ -132,14 +133,15 @@ def _tar_members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
             below = "" if entry.islnk() else posixpath.dirname(entry.name)
             links[_plain(entry.name)] = _plain(posixpath.join(below, entry.linkname))
     if links:  # rare, so the names of all files need not be kept
-        targets = {_end_of(name, links) for name in links}
+        ends = {name: _end_of(name, links) for name in links}
+        targets = set(ends.values())
         found = {
             _plain(entry.name): _member(entry, number)
             for entry in _tar_entries(path)
             if entry.isreg() and not entry.issparse() and _plain(entry.name) in targets
         }
-        for name in links:
-            yield name, found.get(_end_of(name, links), Member(number, 0, 0, 0, LINK_TO_NOTHING, 0))
+        for name, end in ends.items():
+            yield name, found.get(end, Member(number, 0, 0, 0, LINK_TO_NOTHING, 0))
 
 
 def _member(entry: tarfile.TarInfo, number: int) -> Member:
@@ -151,8 +153,8 @@ def _plain(name: str) -> str:
 
 
 def _end_of(name: str, links: dict[str, str]) -> str:
-    """Where a chain of links ends; circles end too."""
-    for _ in range(len(links)):
+    """Where a chain of links ends, or what stands in a circle, which has no end."""
+    for _ in range(MAX_LINKS):
         if name not in links:
             break
         name = links[name]

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,6 @@ import numpy as np
 import PIL
 import torchvision
 from jaxtyping import Bool, Float64, UInt8
-from torch.utils.data import Dataset
 
 from transformer_architectures.datasets.cached_folder import cached_folder
 from transformer_architectures.datasets.items_in_order import items_in_order
@@ -111,8 +111,8 @@ class Examined(NamedTuple):
     pixels: UInt8[np.ndarray, "3 height width"] | None = None
 
 
-class _Examination(Dataset[list[Examined]]):
-    """Item ``i`` examines the ``i``-th chunk of pictures: a loader is all that is needed to do it in parallel and in order."""
+class _Examination:
+    """Item ``i`` is what the ``i``-th chunk of pictures gives."""
 
     def __init__(self, source: PictureSource, ids: Sequence[str], keep_pixels: bool) -> None:
         self.source, self.ids, self.keep_pixels = source, ids, keep_pixels
@@ -144,8 +144,10 @@ class _Examination(Dataset[list[Examined]]):
 def _write(folder: Path, source: PictureSource, ids: Sequence[str], keep_pixels: bool) -> None:
     is_usable = np.zeros(len(ids), dtype=bool)
     histogram, num_histograms = np.zeros((3, 256)), 0
-    store = PixelStoreWriter(folder) if keep_pixels else None
-    with (folder / "rejected.jsonl").open("w", encoding="utf-8") as rejected:
+    with (
+        (folder / "rejected.jsonl").open("w", encoding="utf-8") as rejected,
+        PixelStoreWriter(folder) if keep_pixels else nullcontext() as store,
+    ):
         for place, (id_, examined) in enumerate(zip(ids, _examine_all(source, ids, keep_pixels), strict=True)):
             if place and place % 100_000 == 0:
                 print(f"{place:,} of {len(ids):,} pictures examined", file=sys.stderr)
@@ -157,16 +159,12 @@ def _write(folder: Path, source: PictureSource, ids: Sequence[str], keep_pixels:
                 num_histograms += 1
             if store is not None:
                 store.append(examined.pixels)
-    if store is not None:
-        store.close()
     np.save(folder / "is_usable.npy", is_usable)
     np.save(folder / "color_histogram.npy", histogram / num_histograms if num_histograms else histogram * np.nan)
 
 
 def _examine_all(source: PictureSource, ids: Sequence[str], keep_pixels: bool) -> Iterator[Examined]:
-    examination = _Examination(source, ids, keep_pixels)
-    chunks: Iterator[list[Examined]] = items_in_order(examination, len(examination), len(ids))
-    for chunk in chunks:
+    for chunk in items_in_order(_Examination(source, ids, keep_pixels), len(ids)):
         yield from chunk
 
 

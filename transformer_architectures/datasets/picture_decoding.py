@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageChops, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from transformer_architectures.errors import DataError
+from transformer_architectures.errors import DataError, reason_of
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 MAX_BYTES = 2**28  # of a file: more is no picture, but a mistake or an attack
@@ -66,7 +66,7 @@ def read_picture_file(path: Path) -> bytes:
             raise RejectedPicture(f"{status.st_size:,} bytes, over the limit of {MAX_BYTES:,}")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise RejectedPicture(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise RejectedPicture(f"cannot be read: {reason_of(error)}") from None
 
 
 def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 height width"]:

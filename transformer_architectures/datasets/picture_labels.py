@@ -66,7 +66,8 @@ class PictureLabels:
     def targets_of(
         self, indices: Iterable[int]
     ) -> tuple[Float32[np.ndarray, "picked classes"], Float32[np.ndarray, "picked classes"]]:
-        """`targets` of several pictures, stacked."""
+        """Labels (1 present, 0 otherwise) and masks (1 verified either way, 0 unknown): a row for each index in the order given, at least one,
+        a column for each class. See `targets`."""
         labels, masks = zip(*(self.targets(index) for index in indices), strict=True)
         return np.stack(labels), np.stack(masks)
 

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 from transformer_architectures.datasets.picture_archives import ARCHIVES, ArchiveMembers, index_archives
 from transformer_architectures.datasets.picture_decoding import RejectedPicture, decode_picture, read_picture_file
 from transformer_architectures.datasets.picture_ids import PictureIds
-from transformer_architectures.errors import DataError
+from transformer_architectures.errors import DataError, reason_of
 
 # Everything else in a folder or an archive is passed over.
 PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
@@ -164,7 +164,7 @@ def files_below(folder: Path) -> Iterator[str]:
             with os.scandir(folder / below) as entries:
                 found = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
         except OSError as error:
-            raise DataError(f"{folder / below}: cannot be read: {error.strerror}") from None
+            raise DataError(f"{folder / below}: cannot be read: {reason_of(error)}") from None
         for name, is_folder in found:
             if is_folder:
                 waiting.append(f"{below}{name}/")

@@ -29,10 +29,14 @@ class PixelStoreWriter:
             self.shapes.append(picture.shape[1:])
             self.pixels.write(np.ascontiguousarray(picture).data)  # unlike `tofile` it says when the disk is full
 
-    def close(self) -> None:
+    def __enter__(self) -> "PixelStoreWriter":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         """Writes the sizes, without which nothing can be read."""
         self.pixels.close()
-        np.save(self.folder / SHAPES, np.array(self.shapes, dtype=np.int32).reshape(-1, 2))
+        if error is None:
+            np.save(self.folder / SHAPES, np.array(self.shapes, dtype=np.int32).reshape(-1, 2))
 
 
 class PixelStore:

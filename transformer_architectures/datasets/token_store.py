@@ -25,9 +25,11 @@ class TokenStoreWriter:
 
     def close(self) -> None:
         """Writes what is still in memory."""
-        self._flush()
-        self.tokens.close()
-        self.lengths.close()
+        try:
+            self._flush()
+        finally:
+            self.tokens.close()
+            self.lengths.close()
 
     def _flush(self) -> None:
         if self.rows:

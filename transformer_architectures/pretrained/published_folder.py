@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from transformer_architectures.errors import ModelFolderError
+from transformer_architectures.errors import ModelFolderError, reason_of
 from transformer_architectures.feedforward import ActivationName
 
 CONFIG, WEIGHTS, PICKLED_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
@@ -36,7 +36,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = json.loads((path / CONFIG).read_bytes())
     except OSError as error:
-        raise ModelFolderError(f"{CONFIG} cannot be read ({error.strerror})") from None
+        raise ModelFolderError(f"{CONFIG} cannot be read ({reason_of(error)})") from None
     except ValueError as error:
         raise ModelFolderError(f"{CONFIG} is no JSON ({error})") from None
     if not isinstance(content, dict):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from transformer_architectures.command_line import uv
-from transformer_architectures.errors import ModelFolderError, UsageError
+from transformer_architectures.errors import ModelFolderError, UsageError, reason_of
 
 UNKNOWN, END, PADDING = "<unk>", "</s>", "<pad>"
 SPECIAL_TOKENS = (UNKNOWN, END, PADDING)
@@ -71,7 +71,7 @@ class MarianTokenizer:
         try:
             files = {name: (folder / name).read_bytes() for name in cls.file_names}
         except OSError as error:
-            raise ModelFolderError(f"{error.filename}: cannot be read ({error.strerror})") from None
+            raise ModelFolderError(f"{error.filename}: cannot be read ({reason_of(error)})") from None
         try:
             return cls(files)
         except ModelFolderError as error:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformer_architectures.errors import ModelFolderError
+from transformer_architectures.errors import ModelFolderError, reason_of
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION, MAX_WORD_LENGTH = "##", 100
@@ -136,7 +136,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise ModelFolderError(f"{path.name} cannot be read ({error.strerror})") from None
+        raise ModelFolderError(f"{path.name} cannot be read ({reason_of(error)})") from None
     except UnicodeDecodeError:
         raise ModelFolderError(f"{path.name} is no UTF-8 text") from None
 

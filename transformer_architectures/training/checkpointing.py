@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from transformer_architectures.durable_files import flush_to_disk, replace_file, temporary_name
-from transformer_architectures.errors import CheckpointError, TrackingError
+from transformer_architectures.errors import CheckpointError, TrackingError, reason_of
 
 FORMAT = 1
 # What every checkpoint holds.
@@ -126,7 +126,7 @@ def read_checkpoint(checkpoint_path: str | Path) -> dict[str, Any]:
         expected = digest_path(path).read_text().split()
         content = path.read_bytes()
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+        raise CheckpointError(f"{path}: cannot be read ({reason_of(error)})") from None
     # The digest is taken of the very bytes that are parsed.
     if hashlib.sha256(content).hexdigest() not in expected:
         raise CheckpointError(f"{path}: damaged, its SHA-256 is not the one in {digest_path(path).name}")
@@ -243,7 +243,7 @@ class _HashingWriter(io.RawIOBase):
 
 def _in_short(error: Exception) -> str:
     """An error of somebody else's code in one line, and not all of a long list."""
-    line = " ".join(str(error).split()) or type(error).__name__
+    line = reason_of(error)
     return line if len(line) <= MAX_ERROR else f"{line[:MAX_ERROR]} ..."
 
 

@@ -8,7 +8,7 @@ from transformer_architectures.config import StrictModel
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
-LONGEST_WARMUP = 1000  # steps, unless more are asked for
+DEFAULT_WARMUP = 1000  # steps
 
 
 class TrainingConfig(StrictModel):
@@ -58,7 +58,7 @@ class TrainingConfig(StrictModel):
         """Steps of the warm-up: without a rule of their own short runs would end before the learning rate is there."""
         if self.warmup_steps is not None:
             return self.warmup_steps
-        return LONGEST_WARMUP if self.max_steps is None else min(LONGEST_WARMUP, self.max_steps // 10)
+        return DEFAULT_WARMUP if self.max_steps is None else min(DEFAULT_WARMUP, self.max_steps // 10)
 
     @model_validator(mode="after")
     def is_consistent(self) -> "TrainingConfig":

@@ -4,7 +4,7 @@ import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -51,8 +51,14 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(f"device {name!r}: expected auto, cpu or cuda") from None
 
 
-def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:
-    """``auto`` is bf16 where the processor multiplies it natively (measured in benchmarks/results/translation.md), else fp32."""
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """``auto`` is bf16 where the processor multiplies it natively (measured in benchmarks/results/translation.md), else fp32.
+
+    Raises:
+        ConfigError: there is no such precision.
+    """
+    if name not in get_args(PrecisionName):
+        raise ConfigError(f"precision {name!r}: expected one of {', '.join(get_args(PrecisionName))}")
     if name == "auto":
         name = "bf16" if has_native_bf16(device) else "fp32"
     return Precision(device, torch.bfloat16 if name == "bf16" else None)

@@ -29,7 +29,7 @@ from transformer_architectures.training.signals import Stopped, stop_on_signals
 from transformer_architectures.training.state import RunState
 from transformer_architectures.training.task import DataModule, Task
 from transformer_architectures.training.torchrun import check_restarts, may_be_restarted, number_of_restart
-from transformer_architectures.training.tracking import Tracker, was_ended
+from transformer_architectures.training.tracking import Tracker, track_missed_end, was_ended
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,8 @@ def run_training(
                 return None
             model_folder = start.folder.model_dir
             if not was_ended(start.folder.path):  # killed when only this was left
-                with tracked_run(architecture, sections, config, start, ranks) as (tracker, _):
-                    assert tracker is not None
-                    tracker.log_artifacts(model_folder, "model")
+                track_missed_end(start.folder.path, model_folder)
+            start.folder.release()
             print(f"This run is finished, there is nothing left to train. Model folder: {model_folder}")
             return FinishedRun(model_folder, open_model_folder(model_folder).json(RESULTS), is_new=False)
         with tracked_run(architecture, sections, config, start, ranks) as (tracker, folder):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformer_architectures.errors import reason_of
+
 logger = logging.getLogger(__name__)
 
 MAX_UNWRITTEN_BYTES = 2**24  # of lines that wait in memory while the disk refuses them
@@ -69,7 +71,7 @@ class Spool:
             try:
                 self.unwritten = self.unwritten[os.write(self.descriptor, self.unwritten) :]
             except OSError as error:
-                logger.warning("tracking: %s cannot be written (%s), training goes on", self.path, error)
+                logger.warning("tracking: %s cannot be written (%s), training goes on", self.path, reason_of(error))
 
     def add_file(self, content: bytes, artifact: str) -> None:
         """Keeps a file in the journal, to be sent as ``artifact``, its path among the run's artifacts."""
@@ -80,7 +82,9 @@ class Spool:
             (self.folder / name).parent.mkdir()
             (self.folder / name).write_bytes(content)
         except OSError as error:
-            logger.warning("tracking: %s cannot be written (%s), training goes on", self.folder / name, error)
+            logger.warning(
+                "tracking: %s cannot be written (%s), training goes on", self.folder / name, reason_of(error)
+            )
             return
         self.append(artifact=artifact, file=name)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from transformer_architectures.config import StrictModel, load_config
 from transformer_architectures.config.yaml_reader import read_yaml
@@ -13,17 +13,27 @@ from transformer_architectures.errors import ConfigError, UsageError
 from transformer_architectures.training.seeds import SeedRun, deviation
 
 SECTION = "Suite"
+SET_BY_SUITE = {"Model.pretrained": "`pretrained`", "Training.run_name": "`name`"}
 
 
 class SuiteRun(StrictModel):
     """One training of a suite."""
 
-    name: str = Field(min_length=1, description="of the run, unless Training.run_name is given")
+    name: str = Field(min_length=1, description="what others start from, and the run's Training.run_name")
     config: str = Field(description="a file beside the suite's")
     pretrained: str | None = Field(None, description="name of the earlier run whose model this one starts from")
     overrides: list[str] = Field(
-        [], description="KEY=VALUE as with --set: what a control needs to be told that others learn from their model"
+        [],
+        description="KEY=VALUE as with --set; for a control, which has no model to take them from, the sizes of the others' model",
     )
+
+    @field_validator("overrides")
+    @classmethod
+    def leave_what_the_suite_sets(cls, overrides: list[str]) -> list[str]:
+        for override in overrides:
+            if (key := override.partition("=")[0].strip()) in SET_BY_SUITE:
+                raise ValueError(f"a suite sets {key} itself, from the run's {SET_BY_SUITE[key]}")
+        return overrides
 
 
 class SuiteConfig(StrictModel):

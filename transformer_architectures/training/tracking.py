@@ -221,6 +221,23 @@ def was_ended(run_folder: Path) -> bool:
     return statuses[-1:] == ["FINISHED"]
 
 
+def track_missed_end(run_folder: Path, model_folder: Path) -> None:
+    """Logs the model folder and the end of a run that was killed just before it could. What prevents it is said on standard error."""
+    journal = Spool(run_folder / "tracking")
+    try:
+        if not journal.path.exists():
+            raise TrackingError(f"{journal.path} is gone")
+        journal.open()
+        journal.append(folder=os.path.relpath(model_folder, run_folder), target="model")
+        journal.append(status="FINISHED", time=now())
+        journal.close()
+        left = sync(run_folder).left
+    except (TrackingError, OSError, ValueError, TypeError) as error:  # the last two: a damaged file
+        left = (str(error),)
+    for line in left:
+        print(f"Tracking: not every store knows that this run is finished: {line}", file=sys.stderr)
+
+
 def open_run(
     store: LocalStore, experiment: str, run_name: str | None, resume_run_id: str | None, epoch: int, global_step: int
 ) -> Any:
@@ -258,4 +275,4 @@ def valid_key(key: str) -> str:
     return re.sub(r"[^\w./: -]", "_", key)[:250]
 
 
-__all__ = ["SyncReport", "Tracker", "sync", "was_ended"]
+__all__ = ["SyncReport", "Tracker", "sync", "track_missed_end", "was_ended"]

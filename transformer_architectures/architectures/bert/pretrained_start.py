@@ -16,7 +16,7 @@ from transformer_architectures.architectures.bert.transformer import (
     BertForTokenClassification,
 )
 from transformer_architectures.errors import ConfigError, ModelFolderError
-from transformer_architectures.model_folder import MANIFEST, ModelFolder, open_model_folder
+from transformer_architectures.model_folder import MANIFEST, ModelFolder, open_model_folder, run_folder_hint
 from transformer_architectures.pretrained.bert import is_bert_folder, read_bert_folder
 from transformer_architectures.pretrained.loading import load_weights, part_of
 from transformer_architectures.pretrained.merged_config import merged_config
@@ -85,7 +85,9 @@ def read_pretrained(config: BertModelConfig) -> PretrainedStart:
     if (path / MANIFEST).is_file():
         return _from_our_folder(config, open_model_folder(path))
     if not is_bert_folder(path):
-        raise ConfigError(f"Model: pretrained: {path} is neither a model folder nor a published BERT")
+        raise ConfigError(
+            f"Model: pretrained: {path} is neither a model folder nor a published BERT{run_folder_hint(path)}"
+        )
     published = read_bert_folder(path)
     for part in published.left_out:
         print(f"{path}: not used: {part}", file=sys.stderr)

@@ -10,7 +10,7 @@ from transformer_architectures.architectures.vanilla.config import VanillaModelC
 from transformer_architectures.architectures.vanilla.transformer import Transformer
 from transformer_architectures.architectures.vanilla.translator import Translator
 from transformer_architectures.errors import ConfigError
-from transformer_architectures.model_folder import MANIFEST, open_model_folder
+from transformer_architectures.model_folder import MANIFEST, open_model_folder, run_folder_hint
 from transformer_architectures.pretrained.loading import load_weights
 from transformer_architectures.pretrained.marian import is_marian_folder, read_marian_folder
 from transformer_architectures.pretrained.merged_config import merged_config
@@ -53,7 +53,9 @@ def read_pretrained(config: VanillaModelConfig) -> PretrainedStart:
         return _from_our_folder(config, path)
     if is_marian_folder(path):
         return _from_marian(config, path)
-    raise ConfigError(f"Model: pretrained: {path} is neither a model folder nor a published Marian model")
+    raise ConfigError(
+        f"Model: pretrained: {path} is neither a model folder nor a published Marian model{run_folder_hint(path)}"
+    )
 
 
 def _from_our_folder(config: VanillaModelConfig, path: Path) -> PretrainedStart:

@@ -26,7 +26,7 @@ from torchvision.transforms.v2 import functional
 from transformer_architectures.config import StrictModel
 from transformer_architectures.datasets.picture_decoding import MAX_PIXELS
 
-Interpolation = Literal["bilinear", "bicubic"]
+ResizeInterpolation = Literal["bilinear", "bicubic"]
 Pixels = UInt8[Tensor, "3 height width"]
 
 
@@ -95,7 +95,7 @@ class PicturePreparation(StrictModel):
     width: int = Field(ge=1)
     resize: Literal["center_crop", "squash"] = "center_crop"
     crop_fraction: float = Field(1.0, ge=0.1, le=1)
-    interpolation: Interpolation = "bilinear"
+    interpolation: ResizeInterpolation = "bilinear"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from transformer_architectures.architectures.vit.augmentation import AugmentationConfig, Interpolation
+from transformer_architectures.architectures.vit.augmentation import AugmentationConfig, ResizeInterpolation
 from transformer_architectures.config import StrictModel
 from transformer_architectures.datasets.digits import DigitPicturesRecipe
 
@@ -68,7 +68,7 @@ class VitDataConfig(StrictModel):
     augmentation: AugmentationConfig = AugmentationConfig()
     resize: Literal["center_crop", "squash"] = Field("center_crop", description="how pictures are scored")
     crop_fraction: float = Field(1.0, ge=0.1, le=1, description="share of each side that the centre crop keeps")
-    interpolation: Interpolation = "bilinear"
+    interpolation: ResizeInterpolation = "bilinear"
 
     @model_validator(mode="after")
     def parts_fit(self) -> "VitDataConfig":

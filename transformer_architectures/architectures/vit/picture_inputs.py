@@ -8,7 +8,6 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from transformer_architectures.architectures.vit.augmentation import PicturePreparation
 from transformer_architectures.datasets.items_in_order import items_in_order
@@ -35,7 +34,7 @@ def prepared_pictures(
     Args:
         source: where pictures are looked up; then the inputs are ids.
     """
-    return items_in_order(_Preparation(inputs, preparation, source), len(inputs), len(inputs))
+    return items_in_order(_Preparation(inputs, preparation, source), len(inputs))
 
 
 def pictures_of(path: str) -> list[str]:
@@ -52,7 +51,7 @@ def pictures_of(path: str) -> list[str]:
     return [os.path.join(path, name) for name in found]
 
 
-class _Preparation(Dataset[Prepared]):
+class _Preparation:
     """Item ``i`` is the ``i``-th input, decoded and prepared."""
 
     def __init__(self, inputs: Sequence[Input], preparation: PicturePreparation, source: PictureSource | None) -> None:

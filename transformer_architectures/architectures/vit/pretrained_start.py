@@ -14,7 +14,7 @@ from transformer_architectures.architectures.vit.config import VitModelConfig
 from transformer_architectures.architectures.vit.transformer import VisionTransformerForImageClassification
 from transformer_architectures.datasets.picture_check import ColorStatistics
 from transformer_architectures.errors import ConfigError
-from transformer_architectures.model_folder import MANIFEST, open_model_folder
+from transformer_architectures.model_folder import MANIFEST, open_model_folder, run_folder_hint
 from transformer_architectures.pretrained.loading import load_weights
 from transformer_architectures.pretrained.merged_config import merged_config
 from transformer_architectures.pretrained.vit import is_vit_folder, read_vit_folder
@@ -84,6 +84,7 @@ def read_pretrained(config: VitModelConfig) -> PretrainedStart:
     else:
         raise ConfigError(
             f"Model: pretrained: {path} is neither a model folder nor a published Vision Transformer of timm or transformers"
+            f"{run_folder_hint(path)}"
         )
     merged = merged_config(config, found, FREE, SAME_AS)
     if any(pixels % found.patch_size for pixels in merged.height_and_width):
