@@ -113,6 +113,10 @@ class Runs:
             shutil.copy(self.folder / "store" / "mlflow.db", root)
         return root
 
+    def forget(self, name: str) -> None:
+        """Removes all that was there of a name."""
+        shutil.rmtree(self.root(name))
+
     def start(self, name: str, *prefix: str, options: tuple[str, ...] = ()) -> Process:
         """The command, going on with what there is; ``prefix`` takes the place of `-m MODULE`."""
         program = prefix or ("-m", MODULE.replace("vanilla", self.architecture))
