@@ -1,5 +1,6 @@
 """Runs in the local store, mirrored ones, killed ones: every point arrives, once, and training never notices."""
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -147,6 +148,49 @@ def test_training_does_not_wait_for_a_store_that_is_busy(root: Path) -> None:
     blocker.rollback()
     tracker.close()
     assert points(local_uri(root), tracker.run_id) == {("loss", step): 1 for step in range(200)}
+
+
+def test_the_end_does_not_wait_long_for_a_store_that_is_locked(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import mlflow
+
+    monkeypatch.setattr(tracking_sender, "LONGEST_SILENCE", 0.3)
+    tracker = start(root)
+    while tracker.senders[0].destination.num_left:
+        time.sleep(0.01)
+    blocker = sqlite3.connect(root / "mlflow.db")
+    blocker.execute("BEGIN EXCLUSIVE")
+    tracker.log_metrics({"loss": 1.0}, 1)
+    started = time.monotonic()
+    tracker.close()
+    assert time.monotonic() - started < 10  # MLflow would wait for 20 seconds, twice
+    assert mlflow.active_run() is None and tracker.senders[0].is_alive()
+    assert "Traceback" not in capfd.readouterr().err
+    blocker.rollback()
+    tracker.senders[0].join()  # another process would have to sync
+    assert sync(root).is_complete and points(local_uri(root), tracker.run_id) == {("loss", 1): 1}
+    assert client(local_uri(root)).get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_a_full_disk_does_not_end_the_sending(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_json, is_full = tracking_destination.replace_json, True
+
+    def replace_if_not_full(path: Path, content: Any) -> None:
+        if is_full:
+            raise OSError(errno.ENOSPC, "no space left")
+        replace_json(path, content)
+
+    monkeypatch.setattr(tracking_destination, "replace_json", replace_if_not_full)
+    tracker = start(root)
+    tracker.log_metrics({"loss": 1.0}, 1)
+    while "no space" not in tracker.senders[0].destination.problem:
+        time.sleep(0.01)
+    is_full = False
+    tracker.log_metrics({"loss": 2.0}, 2)
+    tracker.close()
+    assert points(local_uri(root), tracker.run_id) == {("loss", 1): 1, ("loss", 2): 1}
+    assert sync(root).num_points == 0
 
 
 def test_a_value_that_is_no_number_does_not_stop_training(root: Path, caplog: pytest.LogCaptureFixture) -> None:

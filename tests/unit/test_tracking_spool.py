@@ -86,6 +86,36 @@ def test_a_disk_that_refuses_loses_nothing_once_it_takes_again(spool: Spool, mon
     assert contents(spool) == [{"step": step} for step in range(1, 10)]
 
 
+def test_what_a_disk_refused_is_written_at_the_end(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, is_full = os.write, True
+
+    def write_some(descriptor: int, data: bytes) -> int:
+        if is_full:
+            raise OSError(errno.ENOSPC, "no space left")
+        return write(descriptor, data[:10])
+
+    monkeypatch.setattr(os, "write", write_some)
+    for step in range(3):
+        spool.append(step=step)
+    assert caplog.text.count("no space left") == 1  # once for each time that it is full
+    is_full = False
+    spool.close()
+    assert contents(spool) == [{"step": step} for step in range(3)] and "lost" not in caplog.text
+
+
+def test_what_is_lost_is_said(spool: Spool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "write", refuse)
+    spool.append(step=1)
+    spool.append(step=2)
+    spool.close()
+    assert "2 entries are lost" in caplog.text
+
+
 def test_a_file_is_there_before_its_entry(spool: Spool) -> None:
     spool.add_file(b"one", "samples/table.json")
     spool.add_file(b"two", "samples/table.json")

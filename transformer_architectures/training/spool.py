@@ -8,6 +8,7 @@ are taken once, here, so that a point sent twice is the same point, which MLflow
 import json
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ class Spool:
         self.guard = threading.Lock()
         self.descriptor: int | None = None
         self.unwritten = b""
+        self.is_refused = False
+        self.num_lost = 0
         self.num_files = 0
 
     def open(self) -> None:
@@ -56,6 +59,12 @@ class Spool:
         """Ends writing; later entries are refused with a warning."""
         with self.guard:
             if self.descriptor is not None:
+                self.write()
+                self.num_lost += self.unwritten.count(b"\n")
+                if self.num_lost:
+                    logger.warning(
+                        "tracking: %d entries are lost, as %s could not be written", self.num_lost, self.path
+                    )
                 os.close(self.descriptor)
                 self.descriptor = None
 
@@ -68,10 +77,21 @@ class Spool:
                 return
             if len(self.unwritten) + len(line) <= MAX_UNWRITTEN_BYTES:
                 self.unwritten += line
-            try:
+            else:
+                self.num_lost += 1
+            self.write()
+
+    def write(self) -> None:
+        """Writes what waits; says once of each time that the disk is full."""
+        assert self.descriptor is not None
+        try:
+            while self.unwritten:
                 self.unwritten = self.unwritten[os.write(self.descriptor, self.unwritten) :]
-            except OSError as error:
+            self.is_refused = False
+        except OSError as error:
+            if not self.is_refused:
                 logger.warning("tracking: %s cannot be written (%s), training goes on", self.path, reason_of(error))
+            self.is_refused = True
 
     def add_file(self, content: bytes, artifact: str) -> None:
         """Keeps a file in the journal, to be sent as ``artifact``, its path among the run's artifacts."""
@@ -85,6 +105,7 @@ class Spool:
             logger.warning(
                 "tracking: %s cannot be written (%s), training goes on", self.folder / name, reason_of(error)
             )
+            shutil.rmtree((self.folder / name).parent, ignore_errors=True)
             return
         self.append(artifact=artifact, file=name)
 

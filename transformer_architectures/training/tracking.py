@@ -11,6 +11,7 @@ import os
 import re
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -195,22 +196,17 @@ class Tracker:
         """
         if self.spool.descriptor is None:
             return
-        import mlflow
-        from mlflow.exceptions import MlflowException
-
         for action in self.at_close:
             action()
         self.at_close.clear()
         self.spool.append(status=status, time=now())
         self.spool.close()
+        closed_at = time.monotonic()
         for sender in self.senders:
             sender.closing.set()
         for sender in self.senders:
-            sender.finish()
-        active = mlflow.active_run()
-        if active is not None and active.info.run_id == self.run_id:
-            with suppress(MlflowException):  # the journal has the status, `sync` brings it
-                mlflow.end_run(status)
+            sender.finish(closed_at)
+        leave_active_run(self.run_id)
         if any(sender.destination.num_left for sender in self.senders):
             print(f"To send what is left: {tarch('sync', self.run_folder)}", file=sys.stderr)
 
@@ -257,6 +253,18 @@ def open_run(
     if resume_run_id is not None:
         return resume_mlflow_run(resume_run_id, epoch, global_step)
     return mlflow.start_run(experiment_id=experiment_id, run_name=run_name, log_system_metrics=False)
+
+
+def leave_active_run(run_id: str) -> None:
+    """Has MLflow forget its active run. `mlflow.end_run` would tell the store, and wait 20 seconds for one that is locked; the
+    journal has the status, and the sender or `sync` brings it.
+    """
+    from mlflow.tracking import fluent
+
+    active = fluent._active_run_stack.get()
+    if active and active[-1].info.run_id == run_id:
+        active.pop()
+        fluent._last_active_run_id.set(run_id)
 
 
 def numbers(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:

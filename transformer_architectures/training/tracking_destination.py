@@ -1,12 +1,13 @@
 """One MLflow store, local or a server, and how far the journal of a run has been brought to it."""
 
-import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from transformer_architectures.durable_files import replace_json
+from transformer_architectures.file_lock import holding
 from transformer_architectures.training.spool import Entry, Spool
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 LOCAL_RUN_TAG = "local_run_id"  # on a server's run: the id that names the run folder
 BATCH_LIMITS = {"metrics": 800, "params": 100, "tags": 100}  # MLflow takes 1000, 100 and 100, and 1000 of all
+
+SECONDS_FOR_LOCK = 60.0  # that a store which another program has locked is waited for before it is used
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +66,9 @@ class Destination:
     Args:
         folder: the run's ``tracking`` folder.
         local: the local store; without it, ``uri`` names a server.
+
+    Attributes:
+        answered_at: when the store last did what it was asked, by ``time.monotonic``.
     """
 
     def __init__(self, folder: Path, uri: str, local: "LocalStore | None" = None) -> None:
@@ -77,6 +84,7 @@ class Destination:
         self.client: "MlflowClient | None" = None
         self.singly_until = 0
         self.problem = ""
+        self.answered_at = -math.inf
         self.num_points = self.num_artifacts = 0
 
     @property
@@ -87,15 +95,10 @@ class Destination:
     @contextmanager
     def exclusive(self) -> Iterator[bool]:
         """Whether this is the only process that sends to the store for this run; if so, it stays so inside the block."""
-        with self.path.with_suffix(".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            if self.path.exists():  # another process may have got further meanwhile
+        with holding(self.path.with_suffix(".lock"), wait=False) as alone:
+            if alone and self.path.exists():  # another process may have got further meanwhile
                 self.cursor = Cursor(**json.loads(self.path.read_text()))
-            yield True
+            yield alone
 
     def drain(self, retry_failed: bool = False) -> bool:
         """Sends what there is. False, and the reason in `problem`, where the store did not answer; the rest is kept."""
@@ -132,6 +135,7 @@ class Destination:
             message = str(error).strip() or type(error).__name__
             self.problem = message.splitlines()[0].replace(self.uri, self.cursor.uri)[:200]
             return False
+        self.answered_at = time.monotonic()
         return True
 
     def open(self) -> None:
@@ -245,8 +249,7 @@ class LocalStore:
     def alone(self) -> Iterator[None]:
         """Processes that start at the same time wait for each other here: MLflow's migrations fail where two of them meet."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "mlflow.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with holding(self.root / "mlflow.lock"):
             yield
 
     def client(self) -> "MlflowClient":
@@ -254,10 +257,9 @@ class LocalStore:
         from mlflow import MlflowClient
 
         with self.alone():
-            with closing(sqlite3.connect(self.root / "mlflow.db")) as connection:
-                connection.execute(
-                    "PRAGMA schema_version"
-                )  # a file that is no database: MLflow would try for 100 seconds
+            with closing(sqlite3.connect(self.root / "mlflow.db", timeout=SECONDS_FOR_LOCK)) as connection:
+                # Of a file that is no database MLflow would try for 100 seconds to make one.
+                connection.execute("PRAGMA schema_version")
             return MlflowClient(tracking_uri=self.uri)
 
     def experiment_id(self, name: str) -> str:
@@ -278,8 +280,8 @@ def prepare_mlflow() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the senders try again, less and less often
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for name in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it shows a traceback, and then raises
 
 
 def without_credentials(uri: str) -> str:

@@ -49,6 +49,7 @@ from transformer_architectures.training.task import Artifact, Scores
 NUM_SAMPLES = 3
 SHOWN_CLASSES = 10  # from either end
 ROWS_AT_ONCE = 1024  # of labels that are scored without their pictures
+REMEMBERED_THRESHOLDS = 8  # of how many weights
 
 Thresholds = Float64[np.ndarray, "classes"]
 
@@ -137,7 +138,7 @@ class ImageClassificationTask:
         else:
             pairs = self._classifier(model).annotated_pairs(batches, work)
             thresholds = best_thresholds(pairs)
-            self._thresholds[weights_digest(model)] = thresholds
+            self._remember(model, thresholds)
         return multi_label_scores(pairs, thresholds)
 
     def thresholds(self, model: nn.Module, work: BatchWork = one_by_one) -> Thresholds:
@@ -147,6 +148,12 @@ class ImageClassificationTask:
             assert isinstance(model, VisionTransformerForImageClassification)
             self.evaluate(model, "validation", work)
         return self._thresholds[digest]
+
+    def _remember(self, model: nn.Module, thresholds: Thresholds) -> None:
+        """A run of many validations has many weights: only those of the last few, all candidates of its end among them, stay."""
+        self._thresholds[weights_digest(model)] = thresholds
+        while len(self._thresholds) > REMEMBERED_THRESHOLDS:
+            del self._thresholds[next(iter(self._thresholds))]
 
     def baseline(self, part: str) -> Scores:
         """Every picture is given the frequency of each class among the verified training labels."""

@@ -1,0 +1,105 @@
+"""Promise 1: a run that is killed, at whatever moment and however often, ends with the same bytes as one that was left alone.
+
+Each life of a run is a process that goes on where the one before was killed. The guard of promise 4 is in all of them: the
+training thread calls no store and no network.
+"""
+
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from faults.planted import KillAfterStep, KillAtNextFileOperation, NoCallsWhileTraining, Plant
+from faults.warm_process import launcher
+from learning.toy_runs import CONFIG, PICTURES, TEXTS, PictureRuns, Runs, TextRuns, check_equal
+
+LAST_STEP = 12
+OPTIONS = {
+    "max_steps": LAST_STEP,
+    "warmup_steps": 4,
+    "checkpoint_interval": 3,
+    "validation_interval": 5,
+    "log_interval": 2,
+    "keep_checkpoints": 3,
+    "histogram_interval": 6,
+}
+TASKS = {"vanilla": (Runs, CONFIG), "vit": (PictureRuns, PICTURES), "bert": (TextRuns, TEXTS)}
+# So that an epoch ends between two steps that save, and the last group of its micro-batches is a small one.
+SIZES = {"vanilla": "Data.num_samples=90", "vit": "Training.batch_size=7", "bert": "Training.batch_tokens=280"}
+
+
+@pytest.fixture(scope="module", params=list(TASKS))
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """A task, and one run of it that was left alone."""
+    kind, config = TASKS[request.param]
+    options = [f"--set=Training.{key}={value}" for key, value in OPTIONS.items()]
+    runs = kind(tmp_path_factory.mktemp(request.param), config, (*options, f"--set={SIZES[request.param]}"))
+    live(runs, "undisturbed")
+    assert list(runs.run_folder("undisturbed").glob("epoch_*.pt"))
+    return runs
+
+
+def live(runs: Runs, name: str, *faults: Plant) -> bool:
+    """One life of a run: True if it came to the run's end, False if it was killed."""
+    runs.launch = launcher(NoCallsWhileTraining(), *faults)
+    process = runs.start(name)
+    _, said = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), said
+    return process.returncode == 0
+
+
+def test_killed_at_steps_and_in_a_save(seed: int, runs: Runs, tmp_path: Path) -> None:
+    step = random.randint(4, LAST_STEP)
+    assert not live(runs, "killed", KillAfterStep(step))
+    place = random.choice(["fsync .step_12.pt.tmp", "replace step_12.pt.sha256", "replace step_12.pt$"])
+    place = f"{random.choice(['before', 'after'])} {place}"
+    assert not live(runs, "killed", KillAtNextFileOperation(tmp_path / "met", place)), place
+    assert live(runs, "killed")
+    check_equal(runs, "killed")
+
+
+@pytest.mark.faults
+def test_killed_at_every_step(seed: int, runs: Runs) -> None:
+    for step in range(1, LAST_STEP + 1):
+        assert not live(runs, "every_step", KillAfterStep(step)), step
+    assert live(runs, "every_step")
+    check_equal(runs, "every_step")
+
+
+@pytest.mark.faults
+def test_killed_at_every_file_operation(seed: int, runs: Runs, tmp_path: Path) -> None:
+    """Before and after each flush and rename of the training thread: of checkpoints, digests, configuration and model folder."""
+    met = tmp_path / "met"
+    while not live(runs, "every_operation", KillAtNextFileOperation(met)):
+        pass
+    check_equal(runs, "every_operation")
+    places = met.read_text().splitlines()
+    assert max(Counter(places).values()) == 1
+    for moment in ("before", "after"):
+        for name in ("step_3.pt", "epoch_1.pt", f"step_{LAST_STEP}.pt"):
+            assert f"{moment} fsync .{name}.tmp" in places and f"{moment} replace {name}" in places
+            assert f"{moment} replace {name}.sha256" in places
+        assert any(place.startswith(moment) and "manifest.json" in place for place in places)
+
+
+@pytest.mark.faults
+def test_killed_at_random_moments(seed: int, runs: Runs) -> None:
+    runs.launch = launcher(NoCallsWhileTraining())
+    started = time.monotonic()
+    process = runs.start("timed")
+    assert process.wait() == 0
+    longest = time.monotonic() - started
+    kills = 0
+    while kills < 10:
+        process = runs.start("random")
+        time.sleep(random.uniform(0, longest))
+        process.kill()
+        if process.wait() == 0:  # it was at its end before
+            check_equal(runs, "random")
+            runs.forget("random")
+        else:
+            kills += 1
+    assert live(runs, "random")
+    check_equal(runs, "random")
