@@ -13,6 +13,7 @@ from transformer_architectures.errors import CheckpointError, DataError
 from transformer_architectures.training.checkpointing import (
     random_state,
     restore,
+    restoring,
     save_checkpoint,
     seed_generators,
     set_random_state,
@@ -78,7 +79,8 @@ class Fit:
         # Earlier processes of this run count as if they had just ended.
         self.started = time.perf_counter() if started is None else started
         if start.checkpoint is not None:
-            self.load(start.checkpoint, str(start.path))
+            with restoring(str(start.path)):
+                self.load(start.checkpoint, str(start.path))
 
     # ---------------------------------------------------------------- the loop
     def run(self) -> None:
