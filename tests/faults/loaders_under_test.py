@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import shutil
 import tarfile
 import zipfile
@@ -79,15 +80,31 @@ def consume(rows: Iterable[Any]) -> int:
 
 # -------------------------------------------------------------------- configs
 def config_examples() -> list[Files]:
-    return [{"config.yaml": path.read_bytes()} for path in sorted((REPOSITORY / "configs").glob("*.yaml"))][:12]
+    return [{"config.yaml": text.encode()} for text in (*map(config_text, CONFIGS), WITH_EVERYTHING)]
+
+
+def config_text(name: str) -> str:
+    """One of the library's own, without variables of the environment."""
+    text = (REPOSITORY / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+    return re.sub(r"\$\{[A-Z_0-9]+\}", "/data", text)
 
 
 def load_config_file(folder: Path) -> None:
-    """By whichever architecture takes most of it."""
+    """By the architecture that it names."""
     text = (folder / "config.yaml").read_bytes()
-    of_bert, of_vit = b"bert" in text, b"vit" in text
-    sections = bert_training.SECTIONS if of_bert else vit_training.SECTIONS if of_vit else vanilla_training.SECTIONS
-    load_sections(folder / "config.yaml", sections)
+    training = next(
+        (ours for name, ours in TRAININGS.items() if f"architecture: {name}".encode() in text), vit_training
+    )
+    load_sections(folder / "config.yaml", training.SECTIONS)
+
+
+TRAININGS = {"vanilla": vanilla_training, "vit": vit_training, "bert": bert_training}
+CONFIGS = ("vanilla_tatoeba", "vanilla_multi30k", "vit_default", "vit_miml", "bert_tag", "bert_pretrain")
+WITH_EVERYTHING = """
+Model: {architecture: vanilla, dropout: 1e-1, embed_dim: 0x10}
+Training: {<<: &base {seed: 1, max_steps: 3}, adam_betas: [0.9, 0.98], run_name: "${NAME:-x}", clip_norm: null, precision: fp32}
+Data: {train: {file: "a b.tsv", source_column: !!int 0, target_column: 1}, num_workers: 0}
+"""
 
 
 # -------------------------------------------------------------------- checkpoints
@@ -158,7 +175,9 @@ def published_vit() -> list[Files]:
 
     opened = open_model_folder(GOLDEN / "image_classification").load("cpu")
     config = opened.model.config
-    return [published(config_to_transformers(config), transformers_weight_map(config).to_theirs(opened.model.state_dict()))]
+    return [
+        published(config_to_transformers(config), transformers_weight_map(config).to_theirs(opened.model.state_dict()))
+    ]
 
 
 # -------------------------------------------------------------------- pictures
@@ -166,7 +185,9 @@ def picture_examples() -> list[Files]:
     found = []
     for format, mode in (("PNG", "RGB"), ("PNG", "P"), ("PNG", "I;16"), ("JPEG", "RGB"), ("JPEG", "CMYK"), ("GIF", "P"),
                          ("WEBP", "RGB"), ("BMP", "RGB"), ("TIFF", "RGB"), ("TIFF", "L")):  # fmt: skip
-        image = Image.linear_gradient("L").resize((9, 7)).convert("RGB" if mode == "P" else "L" if mode == "I;16" else mode)
+        image = (
+            Image.linear_gradient("L").resize((9, 7)).convert("RGB" if mode == "P" else "L" if mode == "I;16" else mode)
+        )
         image = image.quantize(8) if mode == "P" else image.convert("I;16") if mode == "I;16" else image
         buffer = io.BytesIO()
         image.save(buffer, format)
@@ -207,12 +228,12 @@ def load_archive(kind: str, folder: Path) -> None:
 
 
 # -------------------------------------------------------------------- text with labels
-TSV = "text\tlabel\nthe house\tgood\n\"under trees\tbad\nñandú 日本\tgood\n"
+TSV = 'text\tlabel\nthe house\tgood\n"under trees\tbad\nñandú 日本\tgood\n'
 CONLL = "-DOCSTART- O\n\nthe O\nriver B-LOC\nSeine I-LOC\n\nunder O\nParis I-LOC\n"
 CONLLU = "# text = Go home\n1-2\tGohome\t_\t_\t_\t_\t_\t_\t_\t_\n1\tGo\tgo\tVERB\t_\t_\t0\troot\t_\t_\n2\thome\thome\tADV\t_\t_\t1\tadv\t_\t_\n\n"
 DOCUMENTS = "The house stands. By a river!\nUnder trees.\n\nNobody knows? Long ago.\n"
 LABELS = "ImageID,Source,LabelName,Confidence\n000026e7ee790996,verification,/m/04hgtk,0\n000062a39995e348,crowd,/m/01g317,1\n"
-CLASSES = "LabelName,DisplayName\n/m/04hgtk,Human head\n/m/01g317,\"Person, or so\"\n"
+CLASSES = 'LabelName,DisplayName\n/m/04hgtk,Human head\n/m/01g317,"Person, or so"\n'
 
 
 def text_examples(name: str, *texts: str) -> list[Files]:
@@ -251,7 +272,11 @@ def load_label_rows(folder: Path) -> None:
 
 # -------------------------------------------------------------------- tokenizers
 def word_piece_examples() -> list[Files]:
-    saved = {name: content for name, content in files_of(GOLDEN / "text_classification").items() if "token" in name or "vocab" in name}
+    saved = {
+        name: content
+        for name, content in files_of(GOLDEN / "text_classification").items()
+        if "token" in name or "vocab" in name
+    }
     tokens = saved["vocab.txt"].decode().split("\n")[:-1]
     whole = {
         "normalizer": {"type": "BertNormalizer", "clean_text": True, "lowercase": True, "strip_accents": None, "handle_chinese_chars": True},
@@ -276,9 +301,11 @@ def marian_examples() -> list[Files]:
 
     model = io.BytesIO()
     text = ["the house stands by a river", "under old trees nobody knows", "who built it so long ago"] * 4
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(text), model_writer=model, vocab_size=40, minloglevel=9)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text), model_writer=model, vocab_size=30, minloglevel=9
+    )
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    names = ["<unk>", "</s>", ">>fra<<", *(pieces.id_to_piece(id) for id in range(3, 40)), "<pad>"]
+    names = ["<unk>", "</s>", ">>fra<<", *(pieces.id_to_piece(id) for id in range(3, 30)), "<pad>"]
     vocabulary = json.dumps({name: id for id, name in enumerate(names)}).encode()
     return [{"source.spm": model.getvalue(), "target.spm": model.getvalue(), "vocab.json": vocabulary}]
 
@@ -290,7 +317,11 @@ def load_marian_tokenizer(folder: Path) -> None:
 
 # -------------------------------------------------------------------- the journal of a run
 def journal_examples() -> list[Files]:
-    lines = [{"params": {"a": "1"}}, {"metrics": {"loss": 1.5}, "step": 1, "time": 2}, {"artifact": "a", "file": "files/1/a"}]
+    lines = [
+        {"params": {"a": "1"}},
+        {"metrics": {"loss": 1.5}, "step": 1, "time": 2},
+        {"artifact": "a", "file": "files/1/a"},
+    ]
     return [{"spool.jsonl": "".join(json.dumps(line) + "\n" for line in lines).encode()}]
 
 

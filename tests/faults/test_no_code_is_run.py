@@ -9,9 +9,30 @@ import pytest
 import transformer_architectures
 
 PACKAGE = Path(transformer_architectures.__file__).parent
-MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle", "code", "codeop", "runpy"}
+MODULES = {
+    "pickle",
+    "cPickle",
+    "marshal",
+    "shelve",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "jsonpickle",
+    "code",
+    "codeop",
+    "runpy",
+}
 BUILTINS = {"eval", "exec", "compile", "__import__", "breakpoint"}
-CALLS = {"os.system", "os.popen", "os.execv", "os.execvp", "os.execve", "os.spawnv", "pty.spawn", "subprocess.getoutput"}
+CALLS = {
+    "os.system",
+    "os.popen",
+    "os.execv",
+    "os.execvp",
+    "os.execve",
+    "os.spawnv",
+    "pty.spawn",
+    "subprocess.getoutput",
+}
 UNSAFE_YAML = {"full_load", "unsafe_load", "load_all", "full_load_all", "unsafe_load_all", "Loader", "FullLoader", "UnsafeLoader", "CLoader"}  # fmt: skip
 
 

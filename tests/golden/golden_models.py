@@ -214,19 +214,20 @@ def outputs(name: str, model: Any) -> Tensor:
 TRAINED = {"translation": "vanilla", "image_classification": "vit", "masked_language_model": "bert"}
 
 
-def training(name: str, root: Path, start: Start = Start(), max_steps: int = MADE_STEPS) -> Fit:
+def training(name: str, root: Path, start: Start = Start(), max_steps: int = MADE_STEPS, **changes: Any) -> Fit:
     """A run of two steps, or one that goes on from there. MLflow's active run has to be `RUN_ID`, named as the task."""
-    config = TrainingConfig(
-        seed=3,
-        precision="fp32",
-        max_steps=max_steps,
-        warmup_steps=2,
-        learning_rate=0.01,
-        adam_eps=1e-3,  # else what is nearly zero would move as far as all others, in the direction of its rounding
-        weight_decay=0.1,
-        ema_decay=0.9,
-        checkpoint_root=str(root),
-    )
+    settings: dict[str, Any] = {
+        "seed": 3,
+        "precision": "fp32",
+        "max_steps": max_steps,
+        "warmup_steps": 2,
+        "learning_rate": 0.01,
+        "adam_eps": 1e-3,  # else what is nearly zero would move as far as all others, in the direction of its rounding
+        "weight_decay": 0.1,
+        "ema_decay": 0.9,
+        "checkpoint_root": str(root),
+    }
+    config = TrainingConfig(**{**settings, **changes})
     task = GoldenTask(name, TRAINED[name])
     return Fit(task, FixedData(), config, Precision(torch.device("cpu"), None), None, StopRequest(), start)
 

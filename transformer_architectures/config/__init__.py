@@ -9,4 +9,12 @@ from transformer_architectures.config.loader import (
 )
 from transformer_architectures.config.strict_model import OptionalPath, StrictModel
 
-__all__ = ["OptionalPath", "StrictModel", "default_config_path", "fingerprint", "fingerprint_of", "load_config", "load_sections"]
+__all__ = [
+    "OptionalPath",
+    "StrictModel",
+    "default_config_path",
+    "fingerprint",
+    "fingerprint_of",
+    "load_config",
+    "load_sections",
+]

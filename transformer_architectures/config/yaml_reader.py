@@ -34,12 +34,16 @@ class _Loader(yaml.SafeLoader):
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         # Merges of merges (``<<: [*a, *a]``) multiply as aliases do, but here, before there is anything to count.
         merged = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
-        parts = [part for value in merged for part in (value.value if isinstance(value, yaml.SequenceNode) else [value])]
+        parts = [
+            part for value in merged for part in (value.value if isinstance(value, yaml.SequenceNode) else [value])
+        ]
         mappings = [part for part in parts if isinstance(part, yaml.MappingNode)]
         for mapping in mappings:
             self.flatten_mapping(mapping)
         if sum(len(mapping.value) for mapping in mappings) > MAX_VALUES:
-            raise yaml.constructor.ConstructorError(None, None, f"merges more than {MAX_VALUES:,} keys", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"merges more than {MAX_VALUES:,} keys", node.start_mark
+            )
         super().flatten_mapping(node)
 
 

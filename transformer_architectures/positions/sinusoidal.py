@@ -28,7 +28,9 @@ def sinusoids(
     return pairs.reshape(num_positions, embed_dim).float()
 
 
-MAX_FIRST_TABLE = 2**12  # positions: a model that declares more than anybody has memory for costs nothing until such a text comes
+MAX_FIRST_TABLE = (
+    2**12
+)  # positions: a model that declares more than anybody has memory for costs nothing until such a text comes
 
 
 class SinusoidalPositions(nn.Module):
@@ -39,7 +41,9 @@ class SinusoidalPositions(nn.Module):
     def __init__(self, embed_dim: int, num_positions: int = 512, layout: SinusoidLayout = "interleaved") -> None:
         super().__init__()
         self.layout: SinusoidLayout = layout
-        self.register_buffer("table", sinusoids(min(num_positions, MAX_FIRST_TABLE), embed_dim, layout), persistent=False)
+        self.register_buffer(
+            "table", sinusoids(min(num_positions, MAX_FIRST_TABLE), embed_dim, layout), persistent=False
+        )
 
     def forward(self, length: int, first_position: int = 0) -> Float[Tensor, "length embed_dim"]:
         """Rows ``first_position`` to ``first_position + length`` of the table."""

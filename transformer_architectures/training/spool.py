@@ -127,10 +127,10 @@ def _content_of(line: bytes) -> dict[str, Any] | None:
         return None
     if not all(isinstance(text, str) for kind in ("params", "tags") for text in content.get(kind, {}).values()):
         return None
-    paths = [PurePosixPath(content[key]) for key in ("artifact", "file", "folder", "target") if key in content]
-    if any(path.is_absolute() or ".." in path.parts for path in paths):
+    paths = {key: PurePosixPath(content[key]) for key in types if key in ("artifact", "file", "folder", "target")}
+    if any(path.is_absolute() or ".." in path.parts for path in paths.values()):
         return None
-    if "file" in content and (len(paths[1].parts) != 3 or paths[1].parts[0] != "files"):
+    if "file" in paths and (len(paths["file"].parts) != 3 or paths["file"].parts[0] != "files"):
         return None
     return content
 

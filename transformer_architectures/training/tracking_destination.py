@@ -108,7 +108,9 @@ class Destination:
         shown = without_credentials(uri)
         name = "local" if local else hashlib.sha256(shown.encode()).hexdigest()[:8]
         self.path = folder / f"acknowledged_{name}.json"
-        self.cursor = read_cursor(self.path) or Cursor("local" if local else shown, self.record.run_id if local else None)
+        self.cursor = read_cursor(self.path) or Cursor(
+            "local" if local else shown, self.record.run_id if local else None
+        )
         self.client: "MlflowClient | None" = None
         self.singly_until = 0
         self.problem = ""

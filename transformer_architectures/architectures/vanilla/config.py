@@ -38,7 +38,9 @@ class VanillaModelConfig(StrictModel):
     activation: ActivationName = "relu"
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     position_layout: SinusoidLayout = "interleaved"
-    max_length: int = Field(256, ge=2, le=2**20, description="tokens that decoding may give at most; size of learned positions")
+    max_length: int = Field(
+        256, ge=2, le=2**20, description="tokens that decoding may give at most; size of learned positions"
+    )
     scale_embedding: bool = True
     tie_weights: bool = True
     output_bias: bool = False
