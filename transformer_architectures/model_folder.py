@@ -11,6 +11,7 @@
 import hashlib
 import importlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ class ModelFolder:
                 weights = {name: file.get_tensor(name) for name in file.keys()}
                 tied = json.loads((file.metadata() or {}).get("tied", "{}"))
             tied_weights = {name: weights[original] for name, original in tied.items()}
-        except (SafetensorError, ValueError, KeyError, AttributeError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             raise ModelFolderError(f"{path}: cannot be read as weights ({error})") from None
         for name, tensor in weights.items():
             if not _is_finite(tensor):
@@ -152,8 +153,10 @@ def open_model_folder(folder: str | Path) -> ModelFolder:
     for name, entry in manifest.files.items():
         if _is_outside(name):
             raise ModelFolderError(f"{path / MANIFEST}: names a file outside of its folder: {name}")
-        if not (path / name).is_file():
+        if not os.path.isfile(path / name):  # unlike pathlib's, it is no error where a name is too long
             raise ModelFolderError(f"{path}: {name} is missing")
+        if not (path / name).resolve().is_relative_to(path.resolve()):
+            raise ModelFolderError(f"{path / name}: a link that leads out of the folder")
         if _entry(path / name) != entry:
             raise ModelFolderError(f"{path / name}: differs from {MANIFEST}, damaged or edited ({_seal_hint(path)})")
     opened = ModelFolder(path, manifest, {})
@@ -179,11 +182,32 @@ def write_model_folder(
         weights: a state dict; names that share a matrix (tied weights) are saved as one.
         config: with ``task`` and ``architecture``; ``library_version`` is added.
         parts: whatever else belongs to the model, such as the tokenizer.
+
+    Raises:
+        ModelFolderError: it cannot be written; an older one is untouched.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        _fill(unfinished, weights, config, results, parts)
+        for path in [*unfinished.rglob("*"), unfinished]:
+            flush_to_disk(path)
+        _replace(unfinished, folder)
+    except (OSError, SafetensorError) as error:
+        raise ModelFolderError(f"{folder}: cannot be written ({' '.join(str(error).split())})") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _fill(
+    unfinished: Path,
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    parts: Iterable[Saveable],
+) -> None:
+    """Writes the files of a model folder."""
     originals, tied = _split_tied(weights)
     # One key only: safetensors writes several in an order that varies.
     save_file(originals, unfinished / WEIGHTS, metadata={"tied": json.dumps(tied)})
@@ -193,9 +217,6 @@ def write_model_folder(
     for part in parts:
         part.save(unfinished)
     seal(unfinished)
-    for path in [*unfinished.rglob("*"), unfinished]:
-        flush_to_disk(path)
-    _replace(unfinished, folder)
 
 
 def seal(folder: str | Path) -> list[str]:
@@ -209,6 +230,8 @@ def seal(folder: str | Path) -> list[str]:
     if missing:
         raise ModelFolderError(f"{path}: no model folder, {' and '.join(missing)} missing")
     _read_json(path / CONFIG)
+    for left_over in path.glob(f".{MANIFEST}.*.tmp"):  # of a process that was killed in here
+        left_over.unlink(missing_ok=True)
     files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
     names = [file.relative_to(path).as_posix() for file in files if file != path / MANIFEST]
     manifest = Manifest(format=1, files={name: _entry(path / name) for name in names})
@@ -262,6 +285,8 @@ def _seal_hint(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path}: no JSON ({error})") from None
     if not isinstance(content, dict):
@@ -275,6 +300,10 @@ def _replace(new: Path, old: Path) -> None:
     shutil.rmtree(outdated, ignore_errors=True)
     if old.exists():
         old.rename(outdated)
-    new.rename(old)
-    flush_to_disk(old.parent)
-    shutil.rmtree(outdated, ignore_errors=True)
+    try:
+        new.rename(old)
+        flush_to_disk(old.parent)
+    finally:
+        if not old.exists() and outdated.exists():
+            outdated.rename(old)
+        shutil.rmtree(outdated, ignore_errors=True)

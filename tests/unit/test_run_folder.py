@@ -46,7 +46,7 @@ def root(tmp_path: Path) -> Path:
 
 def run(root: Path, name: str, checkpoints: list[str], age: float = 0, **changes: Any) -> RunFolder:
     """A run with these checkpoints, each a second newer than the one before; the last one is ``age`` seconds old."""
-    folder = RunFolder(root / "vanilla" / name)
+    folder = RunFolder(root / "vanilla" / f"{name}_000000")  # as the run of `save` is called
     folder.path.mkdir(parents=True)
     folder.write_config(config(**changes))
     for index, checkpoint in enumerate(checkpoints):

@@ -97,15 +97,22 @@ def validate_section(sections: Mapping[str, Any], path: str | Path, section: str
     except ValidationError as error:
         problems = [_describe(problem, model) for problem in error.errors(include_url=False)]
         raise ConfigError(f"{path}: {section}: {'; '.join(dict.fromkeys(problems))}") from None
+    except (TypeError, ValueError, RecursionError) as error:  # a key that is no text, a number of thousands of digits
+        raise ConfigError(f"{path}: {section}: {error}") from None
 
 
 def fingerprint(sections: Mapping[str, BaseModel]) -> str:
     """SHA-256 of a configuration, leaving out what does not change what is learned (see `NOT_IN_FINGERPRINT`)."""
-    content = {
-        name: section.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT.get(name))
-        for name, section in sorted(sections.items())
+    return fingerprint_of({name: section.model_dump(mode="json") for name, section in sections.items()})
+
+
+def fingerprint_of(content: Mapping[str, Mapping[str, Any]]) -> str:
+    """The fingerprint of sections that are plain values, as they are kept."""
+    counted = {
+        name: {key: value for key, value in section.items() if key not in NOT_IN_FINGERPRINT.get(name, ())}
+        for name, section in content.items()
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()
 
 
 def default_config_path(architecture: str) -> Path:

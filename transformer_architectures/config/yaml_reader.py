@@ -12,6 +12,7 @@ from transformer_architectures.errors import ConfigError, reason_of
 VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
+MAX_BYTES = 2**20  # of a config file
 MAX_VALUES = 100_000  # of a config: aliases of aliases could name more than fit into memory
 
 
@@ -29,6 +30,21 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.composer.ComposerError(None, None, f"duplicate key {key.value!r}", key.start_mark)
                 seen.add((key.tag, key.value))
         return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # Merges of merges (``<<: [*a, *a]``) multiply as aliases do, but here, before there is anything to count.
+        merged = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+        parts = [
+            part for value in merged for part in (value.value if isinstance(value, yaml.SequenceNode) else [value])
+        ]
+        mappings = [part for part in parts if isinstance(part, yaml.MappingNode)]
+        for mapping in mappings:
+            self.flatten_mapping(mapping)
+        if sum(len(mapping.value) for mapping in mappings) > MAX_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"merges more than {MAX_VALUES:,} keys", node.start_mark
+            )
+        super().flatten_mapping(node)
 
 
 # PyYAML follows YAML 1.1, where a float needs a dot (1e-3 would be a string) and a date is not text.
@@ -57,17 +73,18 @@ def parse_yaml(text: str, origin: str) -> Any:
     """
     try:
         document = yaml.load(text, Loader=_Loader)
-        if _expanded_size(document, {}) > MAX_VALUES:
-            raise ConfigError(f"{origin}: more than {MAX_VALUES:,} values, as aliases repeat them")
-        return document
+        size = _expanded_size(document, {})
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{origin}:{mark.line + 1}" if mark else origin
         raise ConfigError(f"{place}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin}: {' '.join(str(error).split())}") from None
-    except (ValueError, RecursionError) as error:  # 0x_ looks like a number and is none
-        raise ConfigError(f"{origin}: {error}") from None
+    except Exception as error:  # 0x_ looks like a number and is none; other tags raise whatever they stumble over
+        raise ConfigError(f"{origin}: {' '.join(str(error).split()) or type(error).__name__}") from None
+    if size > MAX_VALUES:
+        raise ConfigError(f"{origin}: more than {MAX_VALUES:,} values, as aliases repeat them")
+    return document
 
 
 def _expanded_size(value: Any, sizes: dict[int, int]) -> int:
@@ -84,9 +101,13 @@ def _expanded_size(value: Any, sizes: dict[int, int]) -> int:
 def read_yaml(path: str | Path) -> Any:
     """The parsed content of a file, variables not yet replaced."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content.decode("utf-8")
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a zero byte in the path
         raise ConfigError(f"{path}: cannot be read ({reason_of(error)})") from None
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path}: more than {MAX_BYTES:,} bytes: no config")
     return parse_yaml(text, str(path))
 
 

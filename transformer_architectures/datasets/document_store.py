@@ -31,7 +31,7 @@ class DocumentStoreWriter:
     def __exit__(self, *_: object) -> None:
         """Writes what is still in memory."""
         self.sentences.close()
-        np.array(self.num_sentences, dtype=np.int32).tofile(self.path)
+        self.path.write_bytes(np.array(self.num_sentences, dtype=np.int32).tobytes())
 
 
 class DocumentStore:

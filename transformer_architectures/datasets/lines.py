@@ -10,6 +10,8 @@ from typing import Any
 
 from transformer_architectures.errors import DataError, reason_of
 
+MAX_LINE_BYTES = 2**26  # a small .gz can hold a line that no memory can
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -17,11 +19,13 @@ def read_lines(path: Path) -> Iterator[bytes]:
     """Lines without their ending; only a line feed ends a line. Plain or gzip, by name.
 
     Raises:
-        DataError: the file is missing or not what its name says.
+        DataError: the file is missing or not what its name says, or has a line that is too long to be one.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for line in file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise DataError(f"{path}: has a line of more than {MAX_LINE_BYTES:,} bytes")
                 yield line.removesuffix(b"\n").removesuffix(b"\r")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({reason_of(error)})") from None

@@ -118,9 +118,14 @@ def _members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
     if not path.name.endswith(ARCHIVES):
         raise DataError(f"{path}: not a folder, a .tar or a .zip")
     try:
-        yield from _zip_members(path, number) if path.suffix == ".zip" else _tar_members(path, number)
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, UnicodeError, NotImplementedError) as error:
-        raise DataError(f"{path}: cannot be read ({reason_of(error)})") from None
+        for name, member in _zip_members(path, number) if path.suffix == ".zip" else _tar_members(path, number):
+            if not all(0 <= value < 2**63 for value in (member.offset, member.size, member.packed_size)):
+                raise DataError(f"{path}: cannot be read (the place or size of {name} is none)")
+            yield name, member
+    except DataError:
+        raise
+    except Exception as error:  # parsers that meet damaged files raise whatever they stumble over
+        raise DataError(f"{path}: cannot be read ({reason_of(error) or type(error).__name__})") from None
 
 
 def _tar_members(path: Path, number: int) -> Iterator[tuple[str, Member]]:
@@ -163,7 +168,11 @@ def _end_of(name: str, links: dict[str, str]) -> str:
 
 def _tar_entries(path: Path) -> Iterator[tarfile.TarInfo]:
     with tarfile.open(path, "r:") as archive:
+        end = -1
         while (entry := archive.next()) is not None:
+            if archive.offset <= end:  # a size below zero leads back, and round and round
+                raise tarfile.ReadError("it leads back to an earlier entry")
+            end = archive.offset
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
             yield entry
         # Where a header is damaged or missing, `tarfile` takes it for the end; the real end is a block of zeros.

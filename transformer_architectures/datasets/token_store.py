@@ -33,8 +33,9 @@ class TokenStoreWriter:
 
     def _flush(self) -> None:
         if self.rows:
-            np.concatenate(self.rows).astype(self.dtype).tofile(self.tokens)
-            np.array([len(row) for row in self.rows], dtype=np.int32).tofile(self.lengths)
+            # Not by `tofile`: where the disk is full it may lose the end of an array and not say so.
+            self.tokens.write(np.concatenate(self.rows).astype(self.dtype).data)
+            self.lengths.write(np.array([len(row) for row in self.rows], dtype=np.int32).data)
             self.rows = []
 
 

@@ -28,6 +28,11 @@ def sinusoids(
     return pairs.reshape(num_positions, embed_dim).float()
 
 
+MAX_FIRST_TABLE = (
+    2**12
+)  # positions: a model that declares more than anybody has memory for costs nothing until such a text comes
+
+
 class SinusoidalPositions(nn.Module):
     """Positions without parameters; the table grows when a longer text comes, so there is no length limit."""
 
@@ -36,7 +41,9 @@ class SinusoidalPositions(nn.Module):
     def __init__(self, embed_dim: int, num_positions: int = 512, layout: SinusoidLayout = "interleaved") -> None:
         super().__init__()
         self.layout: SinusoidLayout = layout
-        self.register_buffer("table", sinusoids(num_positions, embed_dim, layout), persistent=False)
+        self.register_buffer(
+            "table", sinusoids(min(num_positions, MAX_FIRST_TABLE), embed_dim, layout), persistent=False
+        )
 
     def forward(self, length: int, first_position: int = 0) -> Float[Tensor, "length embed_dim"]:
         """Rows ``first_position`` to ``first_position + length`` of the table."""

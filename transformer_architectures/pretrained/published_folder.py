@@ -37,7 +37,7 @@ def read_config(path: Path) -> dict[str, Any]:
         content = json.loads((path / CONFIG).read_bytes())
     except OSError as error:
         raise ModelFolderError(f"{CONFIG} cannot be read ({reason_of(error)})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{CONFIG} is no JSON ({error})") from None
     if not isinstance(content, dict):
         raise ModelFolderError(f"{CONFIG} should be an object, not a {type(content).__name__}")

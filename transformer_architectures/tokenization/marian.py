@@ -115,7 +115,7 @@ def _sentence_pieces(name: str, content: bytes) -> Any:
 def _vocabulary(content: bytes) -> dict[str, int]:
     try:
         vocabulary = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"vocab.json is no JSON ({error})") from None
     if not isinstance(vocabulary, dict) or not all(type(id) is int and id >= 0 for id in vocabulary.values()):
         raise ModelFolderError("vocab.json should give each token its number")

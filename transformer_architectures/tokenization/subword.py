@@ -1,6 +1,7 @@
 """Subword tokens: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) by the `tokenizers` library."""
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,9 @@ SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
 # Digits stand alone so that a number never seen is spelled like any other.
 WORD_PATTERN = r"'(?:[sdmt]|ll|ve|re)\b| ?[\p{L}\p{M}]+['’]?| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 
+
+# What `tokenizer.json` must say, beside how words are split: nothing else is done to text.
+PIPELINE = {"truncation": None, "padding": None, "normalizer": None, "post_processor": None}
 
 LONG_WORD = re.compile(r"\S{200}(?=\S)")
 
@@ -103,11 +107,13 @@ class SubwordTokenizer:
         """Reads ``tokenizer.json``.
 
         Raises:
-            ModelFolderError: it is missing or damaged.
+            ModelFolderError: it is missing, damaged, or does what ours does not.
         """
         path = folder / FILE_NAME
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            _check_file(text)
+            return cls.from_json(text)
         except Exception as error:  # the library raises bare Exception
             raise ModelFolderError(f"{path}: cannot be read as a tokenizer ({error})") from None
 
@@ -118,6 +124,38 @@ class SubwordTokenizer:
     def __reduce__(self) -> tuple[Callable[[str], "SubwordTokenizer"], tuple[str]]:
         # Not by the library's own pickling: it forgets the switch that `_literal` sets.
         return SubwordTokenizer.from_json, (self.to_json(),)
+
+
+def _check_file(text: str) -> None:
+    """That the native parser sees only what it wrote: other parts could take any time, any memory, or end the process.
+
+    Raises:
+        ValueError: a part is another, or the tokens are not numbered from 0 on without gaps.
+    """
+    try:
+        content = json.loads(text)
+        model, found = content["model"], {part: content[part] for part in PIPELINE}
+        vocabulary, merges = model["vocab"], model["merges"]
+        splitting = content["pre_tokenizer"]
+        pattern = splitting["pretokenizers"][0]["pattern"] if splitting["type"] == "Sequence" else None
+        special = [(token["id"], token["content"]) for token in content["added_tokens"]]
+        if not all(type(id) is int for id in vocabulary.values()) or not all(
+            isinstance(part, str) for merge in merges for part in merge
+        ):
+            raise ValueError("vocab and merges should be numbers and texts")
+        is_ours = (
+            found == PIPELINE
+            and (model["type"], model["dropout"], content["decoder"]["type"]) == ("BPE", None, "ByteLevel")
+            and [part["type"] for part in splitting["pretokenizers"]] == ["Split", "ByteLevel"]
+            and pattern == {"Regex": WORD_PATTERN}
+            and special == list(enumerate(SPECIAL_TOKENS))
+        )
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ValueError(f"not as it was written: {type(error).__name__} {error}") from None
+    if not is_ours:
+        raise ValueError("not that of a SubwordTokenizer")
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise ValueError("the tokens are not numbered from 0 on without gaps")
 
 
 def _prepare(text: str) -> str:

@@ -167,7 +167,7 @@ class WordPieceTokenizer:
         Raises:
             ModelFolderError: it is missing or damaged.
         """
-        return cls.read(folder / VOCABULARY_FILE)
+        return cls._read(folder / VOCABULARY_FILE, with_added=False)
 
     @classmethod
     def read(cls, path: Path) -> "WordPieceTokenizer":
@@ -178,8 +178,12 @@ class WordPieceTokenizer:
         Raises:
             ModelFolderError: there is none, or it is damaged, or does what BERT's does not.
         """
+        return cls._read(path, with_added=True)
+
+    @classmethod
+    def _read(cls, path: Path, with_added: bool) -> "WordPieceTokenizer":
         try:
-            tokens, settings = read_files(path)
+            tokens, settings = read_files(path, with_added)
             return cls(tokens, **settings)  # type: ignore[arg-type]
         except ModelFolderError as error:
             raise ModelFolderError(f"{path}: {error}") from None

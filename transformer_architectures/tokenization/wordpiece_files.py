@@ -39,11 +39,14 @@ class WordPieceFiles(NamedTuple):
     settings: dict[str, bool | None]
 
 
-def read_files(path: Path) -> WordPieceFiles:
+def read_files(path: Path, with_added: bool = True) -> WordPieceFiles:
     """What is found in a folder, or in its ``tokenizer.json`` or ``vocab.txt``.
 
     ``tokenizer.json`` gives vocabulary and settings, ``vocab.txt`` (one token a line) only the vocabulary. Settings in a
     ``tokenizer_config.json`` beside it override the others, as in `transformers`.
+
+    Args:
+        with_added: look at ``added_tokens.json`` too, which a published folder may have and a model folder has not.
 
     Raises:
         ModelFolderError: there is none, or it is damaged, or does what BERT's does not.
@@ -59,7 +62,11 @@ def read_files(path: Path) -> WordPieceFiles:
             del found.tokens[-1]
     if (folder / SETTINGS_FILE).is_file():
         found.settings.update(_from_config(_read_json(folder / SETTINGS_FILE)))
-    if (folder / ADDED_FILE).is_file() and (added := _read_json(folder / ADDED_FILE).keys() - set(SPECIAL_TOKENS)):
+    if (
+        with_added
+        and (folder / ADDED_FILE).is_file()
+        and (added := _read_json(folder / ADDED_FILE).keys() - set(SPECIAL_TOKENS))
+    ):
         raise ModelFolderError(f"{ADDED_FILE} adds the token {min(added)!r}, which is no word piece")
     return found
 

@@ -8,8 +8,8 @@ import hashlib
 import io
 import os
 import random
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import NoneType
 from typing import IO, Any, cast
@@ -21,7 +21,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from transformer_architectures.durable_files import flush_to_disk, replace_file, temporary_name
-from transformer_architectures.errors import CheckpointError, TrackingError, reason_of
+from transformer_architectures.errors import (
+    CheckpointError,
+    TrackingError,
+    TransformerArchitecturesError,
+    reason_of,
+)
 
 FORMAT = 1
 # What every checkpoint holds.
@@ -210,6 +215,21 @@ def random_state() -> dict[str, Any]:
     }
 
 
+@contextmanager
+def restoring(origin: str | Path) -> Iterator[None]:
+    """Inside the block the content of a checkpoint is put to use.
+
+    Raises:
+        CheckpointError: something in it is missing, or is not what it should be.
+    """
+    try:
+        yield
+    except TransformerArchitecturesError:
+        raise
+    except Exception as error:  # whoever is given the wrong thing trips over it in his own way
+        raise CheckpointError(f"{origin}: does not fit ({type(error).__name__}: {_in_short(error)})") from None
+
+
 def set_random_state(state: Mapping[str, Any]) -> None:
     """The inverse of `random_state`; generators of GPUs that are not here are left alone."""
     torch.set_rng_state(state["torch"])
@@ -251,6 +271,7 @@ __all__ = [
     "load_checkpoint",
     "random_state",
     "read_checkpoint",
+    "restoring",
     "resume_mlflow_run",
     "save_checkpoint",
     "seed_generators",

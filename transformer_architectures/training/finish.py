@@ -12,11 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from transformer_architectures.errors import CheckpointError
-from transformer_architectures.training.checkpointing import read_checkpoint
 from transformer_architectures.training.distributed import SharedWork
 from transformer_architectures.training.loop import Fit
 from transformer_architectures.training.optimization import mean_of_weights
-from transformer_architectures.training.run_folder import MODEL
+from transformer_architectures.training.run_folder import MODEL, read_own
 from transformer_architectures.training.task import Artifact, Scores
 
 VERSIONS_OF = ("transformer-architectures", "torch", "numpy", "torchvision", "pillow", "tokenizers", "sacrebleu")
@@ -93,7 +92,7 @@ def candidate_weights(fit: Fit, run_folder: Path) -> dict[str, Mapping[str, Tens
     best = best_name(fit)
     exported = fit.model if fit.ema is None else fit.ema.module
     try:
-        weights = read_checkpoint(run_folder / fit.state.best_filename)["model"]
+        weights = read_own(run_folder / fit.state.best_filename)["model"]
     except CheckpointError as error:
         print(f"{error}; the last weights take the place of the best ones", file=sys.stderr)
         weights = {name: tensor.clone() for name, tensor in exported.state_dict().items()}
@@ -102,7 +101,10 @@ def candidate_weights(fit: Fit, run_folder: Path) -> dict[str, Mapping[str, Tens
         candidates["single"] = {name: tensor.clone() for name, tensor in fit.model.state_dict().items()}
     last = list(fit.state.scheduled)[-fit.config.average_last :] if fit.config.average_last > 1 else []
     if len(last) > 1:
-        candidates["averaged"] = mean_of_weights([read_checkpoint(run_folder / name)["model"] for name in last])
+        try:
+            candidates["averaged"] = mean_of_weights([read_own(run_folder / name)["model"] for name in last])
+        except CheckpointError as error:
+            print(f"{error}; the last checkpoints are not averaged", file=sys.stderr)
     return candidates
 
 

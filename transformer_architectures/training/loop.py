@@ -14,6 +14,7 @@ from transformer_architectures.processes import lost_workers_named
 from transformer_architectures.training.checkpointing import (
     random_state,
     restore,
+    restoring,
     save_checkpoint,
     seed_generators,
     set_random_state,
@@ -79,7 +80,8 @@ class Fit:
         # Earlier processes of this run count as if they had just ended.
         self.started = time.perf_counter() if started is None else started
         if start.checkpoint is not None:
-            self.load(start.checkpoint, str(start.path))
+            with restoring(str(start.path)):
+                self.load(start.checkpoint, str(start.path))
 
     # ---------------------------------------------------------------- the loop
     def run(self) -> None:

@@ -116,7 +116,7 @@ def track_end(tracker: Tracker, folder: RunFolder, finished: FinishedRun, global
     tracker.log_metrics({f"{part}/{name}": value for name, value in scores.items()}, global_step)
     for name, artifact in finished.artifacts.items():
         if isinstance(artifact, bytes):
-            (folder.path / name).write_bytes(artifact)
+            folder.keep(name, artifact)
             tracker.log_figure_png(artifact, name)
         else:
             tracker.log_table(artifact, name)

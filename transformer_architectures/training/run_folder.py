@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from transformer_architectures.config import fingerprint
-from transformer_architectures.durable_files import replace_json
+from transformer_architectures.config import fingerprint, fingerprint_of
+from transformer_architectures.durable_files import replace_file
 from transformer_architectures.errors import CheckpointError, ModelFolderError, UsageError
 from transformer_architectures.model_folder import RESULTS, open_model_folder
 from transformer_architectures.training.checkpointing import read_checkpoint
@@ -37,8 +37,11 @@ class RunFolder:
 
         What a dead one left half written is removed.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = (self.path / LOCK).open("w")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / LOCK).open("w")
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be written ({error.strerror})") from None
         try:
             # Not `flock`: forked processes would hold that too, and the workers of a killed run outlive it for seconds.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,8 +49,9 @@ class RunFolder:
             file.close()
             return False
         self.held = file
-        for unfinished in self.path.glob("*.tmp"):
-            unfinished.unlink(missing_ok=True)
+        digests = self.path.glob("*.pt.sha256")
+        for left_over in [*self.path.glob("*.tmp"), *(path for path in digests if not path.with_suffix("").exists())]:
+            left_over.unlink(missing_ok=True)
         return True
 
     def release(self) -> None:
@@ -75,16 +79,29 @@ class RunFolder:
     def write_config(self, sections: Mapping[str, BaseModel]) -> None:
         """Keeps the configuration, after interpolation and overrides, with its fingerprint."""
         content = {name: section.model_dump(mode="json") for name, section in sections.items()}
-        replace_json(self.path / CONFIG, {"fingerprint": fingerprint(sections), **content})
+        text = json.dumps({"fingerprint": fingerprint(sections), **content}, indent=2, ensure_ascii=False) + "\n"
+        self.keep(CONFIG, text.encode())
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Puts a small file there, whole or not at all.
+
+        Raises:
+            CheckpointError: it cannot be written; an older one is untouched.
+        """
+        try:
+            replace_file(self.path / name, content)
+        except OSError as error:
+            raise CheckpointError(f"{self.path / name}: cannot be written ({error.strerror})") from error
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the configuration that the run was started with; None where that is not known."""
+        """Of the configuration that the run was started with; None where that is not known: the file is missing or damaged."""
         try:
-            found = json.loads((self.path / CONFIG).read_text(encoding="utf-8")).get("fingerprint")
-        except (OSError, ValueError, AttributeError):
+            content = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+            found = content.pop("fingerprint")
+            return str(found) if found == fingerprint_of(content) else None
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
             return None
-        return found if isinstance(found, str) else None
 
     @property
     def model_dir(self) -> Path:
@@ -117,13 +134,25 @@ def read_position(path: Path) -> dict[str, Any]:
     """A checkpoint of the training loop.
 
     Raises:
-        CheckpointError: it is none, or not intact.
+        CheckpointError: it is none, not intact, or that of another run.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_own(path)
     try:
         RunState.from_dict(checkpoint["extra"]["state"])
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, IndexError):
         raise CheckpointError(f"{path}: does not say where its run stands, so no training can go on from it") from None
+    return checkpoint
+
+
+def read_own(path: Path) -> dict[str, Any]:
+    """A checkpoint of the run in whose folder it lies.
+
+    Raises:
+        CheckpointError: it is not intact, or was brought here from another run.
+    """
+    checkpoint = read_checkpoint(path)
+    if not path.parent.resolve().name.endswith(f"_{checkpoint['run_id'][:6]}"):
+        raise CheckpointError(f"{path}: is a checkpoint of another run, {checkpoint['run_id']}")
     return checkpoint
 
 
@@ -176,6 +205,11 @@ def find_start(resume: str | None, root: Path, model_name: str, wanted_fingerpri
 
 def _newest_of_same_config(parent: Path, wanted_fingerprint: str) -> Start:
     for folder in _by_newest_checkpoint(parent):
+        if folder.fingerprint is None:
+            logger.warning(
+                "%s: %s is missing or damaged, so the run is passed over; to go on with it: --resume %s",
+                folder.path, CONFIG, folder.path,
+            )  # fmt: skip
         if folder.fingerprint != wanted_fingerprint or not folder.lock():
             continue
         found = folder.newest_intact()

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from transformer_architectures.errors import reason_of
@@ -119,12 +119,45 @@ class Spool:
                 if not line.endswith(b"\n"):
                     return
                 start, offset = offset, offset + len(line)
-                try:
-                    content = json.loads(line)
-                except ValueError:
+                content = _content_of(line)
+                if content is None:
                     logger.warning("tracking: %s is damaged at byte %d, that entry is lost", self.path, start)
                     content = {}
                 yield Entry(start, offset, content)
+
+
+# What an entry of each kind holds.
+KINDS: dict[str, dict[str, type]] = {
+    "metrics": {"metrics": dict, "step": int, "time": int},
+    "params": {"params": dict},
+    "tags": {"tags": dict},
+    "status": {"status": str, "time": int},
+    "artifact": {"artifact": str, "file": str},
+    "folder": {"folder": str, "target": str},
+}
+
+
+def _content_of(line: bytes) -> dict[str, Any] | None:
+    """The entry in a line, or None if it is damaged. Paths of another's journal never lead out of its run folder."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    types = {key: type_ for kind, of_kind in KINDS.items() if kind in content for key, type_ in of_kind.items()}
+    if not all(type(content.get(key)) is type_ for key, type_ in types.items()):
+        return None
+    if not all(isinstance(value, int | float) for value in content.get("metrics", {}).values()):
+        return None
+    if not all(isinstance(text, str) for kind in ("params", "tags") for text in content.get(kind, {}).values()):
+        return None
+    paths = {key: PurePosixPath(content[key]) for key in types if key in ("artifact", "file", "folder", "target")}
+    if any(path.is_absolute() or ".." in path.parts for path in paths.values()):
+        return None
+    if "file" in paths and (len(paths["file"].parts) != 3 or paths["file"].parts[0] != "files"):
+        return None
+    return content
 
 
 def now() -> int:

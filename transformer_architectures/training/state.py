@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, field
+from types import NoneType
 from typing import Any
 
 from transformer_architectures.training.config import TrainingConfig
@@ -79,8 +80,18 @@ class RunState:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunState":
-        """The state that `as_dict` gave."""
-        return cls(**{**values, "interval": Interval(**values["interval"])})
+        """The state that `as_dict` gave.
+
+        Raises:
+            TypeError: it is another's.
+        """
+        state = cls(**{**values, "interval": Interval(**values["interval"])})
+        for part, of_new_run in ((state, cls()), (state.interval, Interval())):
+            for name, value in vars(of_new_run).items():
+                types = (int, float, NoneType) if name == "best_score" else (type(value), int)
+                if not isinstance(getattr(part, name), types):
+                    raise TypeError(f"{name} is no {type(value).__name__}")
+        return state
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the checkpoint."""

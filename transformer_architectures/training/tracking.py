@@ -134,7 +134,8 @@ class Tracker:
                 (key, content["step"]) for key in content.get("metrics", ()) if content["step"] >= global_step
             }
             if "mlflow.loggedArtifacts" in content.get("tags", {}):
-                self.tables = [table["path"] for table in json.loads(content["tags"]["mlflow.loggedArtifacts"])]
+                with suppress(ValueError, TypeError, KeyError):  # damaged: later tables are listed still
+                    self.tables = [table["path"] for table in json.loads(content["tags"]["mlflow.loggedArtifacts"])]
 
     def describe(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Logs parameters and tags. A parameter that a resumed run changed becomes a tag: MLflow lets none be changed."""

@@ -13,15 +13,18 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from transformer_architectures.durable_files import replace_json
+from transformer_architectures.errors import TrackingError
 from transformer_architectures.file_lock import holding
 from transformer_architectures.training.spool import Entry, Spool
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+T = TypeVar("T")
 
 LOCAL_RUN_TAG = "local_run_id"  # on a server's run: the id that names the run folder
 BATCH_LIMITS = {"metrics": 800, "params": 100, "tags": 100}  # MLflow takes 1000, 100 and 100, and 1000 of all
@@ -57,6 +60,41 @@ class Cursor:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+def read_record(path: Path) -> RunRecord:
+    """What was written to ``run.json``.
+
+    Raises:
+        TrackingError: it is damaged.
+    """
+    record = _read(path, RunRecord)
+    if record is None or not all(isinstance(text, str) for text in (record.run_id, record.run_name, record.experiment)):
+        raise TrackingError(f"{path}: is missing or damaged; a run that goes on writes it anew")
+    return record
+
+
+def read_cursor(path: Path) -> Cursor | None:
+    """What was written to ``acknowledged_*.json``; None where there is none, or it is damaged: all is sent again then."""
+    cursor = _read(path, Cursor)
+    is_whole = cursor is not None and (
+        isinstance(cursor.uri, str)
+        and isinstance(cursor.run_id, str | None)
+        and type(cursor.offset) is int
+        and cursor.offset >= 0
+        and isinstance(cursor.failed, dict)
+        and all(start.isdecimal() and isinstance(reason, str) for start, reason in cursor.failed.items())
+    )
+    if not is_whole and path.exists():
+        logger.warning("tracking: %s is damaged, the journal is sent again from its beginning", path)
+    return cursor if is_whole else None
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        return kind(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
 class Destination:
     """Brings the journal of one run to one store. Each entry is sent until it is acknowledged, and not again.
 
@@ -73,14 +111,13 @@ class Destination:
 
     def __init__(self, folder: Path, uri: str, local: "LocalStore | None" = None) -> None:
         self.spool, self.uri, self.local = Spool(folder), uri, local
-        self.record = RunRecord(**json.loads((folder / "run.json").read_text()))
+        self.record = read_record(folder / "run.json")
         shown = without_credentials(uri)
         name = "local" if local else hashlib.sha256(shown.encode()).hexdigest()[:8]
         self.path = folder / f"acknowledged_{name}.json"
-        if self.path.exists():
-            self.cursor = Cursor(**json.loads(self.path.read_text()))
-        else:
-            self.cursor = Cursor("local" if local else shown, self.record.run_id if local else None)
+        self.cursor = read_cursor(self.path) or Cursor(
+            "local" if local else shown, self.record.run_id if local else None
+        )
         self.client: "MlflowClient | None" = None
         self.singly_until = 0
         self.problem = ""
@@ -96,8 +133,8 @@ class Destination:
     def exclusive(self) -> Iterator[bool]:
         """Whether this is the only process that sends to the store for this run; if so, it stays so inside the block."""
         with holding(self.path.with_suffix(".lock"), wait=False) as alone:
-            if alone and self.path.exists():  # another process may have got further meanwhile
-                self.cursor = Cursor(**json.loads(self.path.read_text()))
+            if alone:  # another process may have got further meanwhile
+                self.cursor = read_cursor(self.path) or self.cursor
             yield alone
 
     def drain(self, retry_failed: bool = False) -> bool:
@@ -106,8 +143,10 @@ class Destination:
             return False
         if retry_failed:
             for start in list(self.cursor.failed):
-                entry = next(self.spool.read(int(start)))
-                if self.attempt(partial(self.send, [entry])):
+                entry = next(self.spool.read(int(start)), None)
+                if entry is None:  # the journal was cut off since
+                    del self.cursor.failed[start]
+                elif self.attempt(partial(self.send, [entry])):
                     del self.cursor.failed[start]
                     self.save([entry])
         while batch := self.next_batch():

@@ -1,12 +1,11 @@
 """Sending later what the stores of ended runs have not acknowledged: what `tarch sync` does."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformer_architectures.errors import TrackingError
-from transformer_architectures.training.tracking_destination import Destination, LocalStore, prepare_mlflow
+from transformer_architectures.training.tracking_destination import Destination, LocalStore, prepare_mlflow, read_cursor
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,12 @@ def sync(path: Path) -> SyncReport:
     num_points = num_artifacts = 0
     left = []
     for folder in folders:
-        for destination in destinations(folder, server):
+        try:
+            found = destinations(folder, server)
+        except TrackingError as error:
+            left.append(str(error))
+            continue
+        for destination in found:
             with destination.exclusive() as alone:
                 problem = "the run is still going on" if not alone else ""
                 if alone and not destination.drain(retry_failed=True):
@@ -78,5 +82,5 @@ def destinations(folder: Path, server: str | None) -> list[Destination]:
     local = Destination(folder, store.uri, store)
     if server:
         return [local] if store.is_at(server) else [local, Destination(folder, server)]
-    cursors = [json.loads(path.read_text()) for path in sorted(folder.glob("acknowledged_*.json"))]
-    return [local, *(Destination(folder, cursor["uri"]) for cursor in cursors if cursor["uri"] != "local")]
+    cursors = [cursor for path in sorted(folder.glob("acknowledged_*.json")) if (cursor := read_cursor(path))]
+    return [local, *(Destination(folder, cursor.uri) for cursor in cursors if cursor.uri != "local")]

@@ -37,7 +37,7 @@ class BertModelConfig(StrictModel):
     activation: ActivationName = "gelu"
     positions: Literal["learned", "sinusoidal"] = "learned"
     max_positions: int = Field(
-        512, ge=2, description="tokens of a window at most; sinusoidal positions go on behind it"
+        512, ge=2, le=2**20, description="tokens of a window at most; sinusoidal positions go on behind it"
     )
     token_types: int = Field(2, ge=0, description="kinds of segments that a sequence may have; 0: none are told apart")
     pooling: Pooling = Field("cls", description="what a text's classifier sees of its hidden states")

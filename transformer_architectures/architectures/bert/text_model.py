@@ -19,6 +19,7 @@ from transformer_architectures.architectures.bert.rows import TokenRow
 from transformer_architectures.architectures.bert.windowed_text import WindowedText, Windowing
 from transformer_architectures.config import StrictModel
 from transformer_architectures.errors import ModelFolderError, UsageError
+from transformer_architectures.fitting_weights import model_with_weights
 from transformer_architectures.loaded_model import LoadedModel
 from transformer_architectures.model_folder import ModelFolder, write_model_folder
 from transformer_architectures.samplers import TokenBudgetBatchSampler
@@ -89,10 +90,8 @@ class TextModel(LoadedModel):
                 raise ValueError(f"{config.num_labels} outputs for {len(classes)} classes")
             if config.positions == "learned" and settings.max_length > config.max_positions:
                 raise ValueError("windows are longer than the model's positions")
-            with torch.random.fork_rng(devices=[]):  # drawing weights must not move the caller's random numbers
-                model = cls.build(config)
-            model.load_state_dict(folder.weights())
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            model = model_with_weights(lambda: cls.build(config), folder.weights())
+        except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ModelFolderError(f"{folder.path}: config.json and model.safetensors do not fit: {reason}") from None
         return cls(model.eval(), tokenizer, settings, classes, resolve_device(device))

@@ -26,8 +26,8 @@ class VanillaModelConfig(StrictModel):
     num_heads: int = Field(4, ge=1)
     ff_dim: int = Field(1024, ge=1, le=2**18)
     num_layers: int = Field(3, ge=1, le=1000, validation_alias=AliasChoices("num_layers", "num_stacks"))
-    num_encoder_layers: int | None = Field(None, ge=1)
-    num_decoder_layers: int | None = Field(None, ge=1)
+    num_encoder_layers: int | None = Field(None, ge=1, le=1000)
+    num_decoder_layers: int | None = Field(None, ge=1, le=1000)
     dropout: float = Field(0.1, ge=0, lt=1)
     attention_dropout: float = Field(0.0, ge=0, lt=1)
     activation_dropout: float = Field(0.0, ge=0, lt=1)
@@ -38,7 +38,9 @@ class VanillaModelConfig(StrictModel):
     activation: ActivationName = "relu"
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     position_layout: SinusoidLayout = "interleaved"
-    max_length: int = Field(256, ge=2, description="tokens that decoding may give at most; size of learned positions")
+    max_length: int = Field(
+        256, ge=2, le=2**20, description="tokens that decoding may give at most; size of learned positions"
+    )
     scale_embedding: bool = True
     tie_weights: bool = True
     output_bias: bool = False

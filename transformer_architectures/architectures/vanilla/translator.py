@@ -8,13 +8,13 @@ from typing import Any, ClassVar, NamedTuple, overload
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
 from transformer_architectures.architectures.vanilla.long_text import token_pieces
 from transformer_architectures.architectures.vanilla.transformer import Transformer
 from transformer_architectures.batch_work import BatchWork, one_by_one
 from transformer_architectures.errors import DataError, ModelFolderError, UsageError
+from transformer_architectures.fitting_weights import model_with_weights
 from transformer_architectures.generation import GenerationConfig, Hypotheses, beam_search
 from transformer_architectures.loaded_model import LoadedModel
 from transformer_architectures.metrics import translation_scores, translation_signatures
@@ -62,10 +62,10 @@ class Translator(LoadedModel):
         try:
             config = VanillaModelConfig.model_validate(folder.config["model"])
             generation = GenerationConfig.model_validate(folder.config["generation"])
-            with torch.random.fork_rng(devices=[]):  # drawing weights must not move the caller's random numbers
-                model = Transformer(config)
-            model.load_state_dict(folder.weights())
-        except (KeyError, ValidationError, RuntimeError) as error:
+            if tokenizer.vocab_size > config.vocab_size:
+                raise ValueError("the tokenizer is of another model")
+            model = model_with_weights(lambda: Transformer(config), folder.weights())
+        except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ModelFolderError(f"{folder.path}: config.json and model.safetensors do not fit: {reason}") from None
         return cls(model.eval(), tokenizer, generation, resolve_device(device))

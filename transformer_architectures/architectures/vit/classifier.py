@@ -27,6 +27,7 @@ from transformer_architectures.datasets.openimages import read_openimages
 from transformer_architectures.datasets.pictures import open_pictures
 from transformer_architectures.datasets.rejections import RejectionLog
 from transformer_architectures.errors import DataError, ModelFolderError, UsageError
+from transformer_architectures.fitting_weights import model_with_weights
 from transformer_architectures.loaded_model import LoadedModel
 from transformer_architectures.metrics import (
     AnnotatedPairs,
@@ -109,10 +110,8 @@ class PictureClassifier(LoadedModel):
             labeling = Labeling.model_validate_json(parts["labeling"])
             if config.num_labels != len(labeling.classes) or config.height_and_width != preparation.height_and_width:
                 raise ValueError("model, preparation and labeling are of different models")
-            with torch.random.fork_rng(devices=[]):  # drawing weights must not move the caller's random numbers
-                model = VisionTransformerForImageClassification(config)
-            model.load_state_dict(folder.weights())
-        except (KeyError, ValueError, RuntimeError) as error:
+            model = model_with_weights(lambda: VisionTransformerForImageClassification(config), folder.weights())
+        except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ModelFolderError(f"{folder.path}: config.json and model.safetensors do not fit: {reason}") from None
         return cls(model.eval(), preparation, labeling, resolve_device(device))
