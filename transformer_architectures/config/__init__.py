@@ -1,6 +1,20 @@
 """Configuration files: `load_config(path, section, PydanticModelClass)`."""
 
-from transformer_architectures.config.loader import default_config_path, fingerprint, load_config, load_sections
+from transformer_architectures.config.loader import (
+    Sections,
+    default_config_path,
+    fingerprint,
+    load_config,
+    load_sections,
+)
 from transformer_architectures.config.strict_model import OptionalPath, StrictModel
 
-__all__ = ["OptionalPath", "StrictModel", "default_config_path", "fingerprint", "load_config", "load_sections"]
+__all__ = [
+    "OptionalPath",
+    "Sections",
+    "StrictModel",
+    "default_config_path",
+    "fingerprint",
+    "load_config",
+    "load_sections",
+]
