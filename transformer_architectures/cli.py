@@ -136,6 +136,60 @@ def evaluate(
 
 
 @app.command()
+def plan(
+    config: ConfigFile,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="how many there are")] = 1,
+    device_memory: Annotated[str, typer.Option("--device-memory", help="of each")] = "80GiB",
+    set: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one object, in bytes, operations and seconds")] = False,
+    length: Annotated[
+        int | None, typer.Option("--length", min=1, help="tokens of a sequence; Data.max_length unless given")
+    ] = None,
+    num_labels: Annotated[
+        int | None, typer.Option("--num-labels", min=1, help="classes, which only the data know")
+    ] = None,
+    device_flops: Annotated[
+        str | None, typer.Option("--device-flops", help="operations a second; an H100's unless given")
+    ] = None,
+    utilisation: Annotated[
+        float | None, typer.Option("--utilisation", min=0.001, max=1, help="share of them that training reaches; 0.4")
+    ] = None,
+    bandwidth: Annotated[
+        str | None, typer.Option("--bandwidth", help="bytes a second that a device sends; 50GB unless given")
+    ] = None,
+    reserve: Annotated[
+        float | None, typer.Option("--reserve", min=0, max=0.9, help="share of the memory that is left free; 0.1")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Say what a training would cost on so many devices, and how to spread it: needs no data and starts no run."""
+    with errors_in_one_line(debug):
+        from transformer_architectures.planning.plan import BANDWIDTH, DEVICE_FLOPS, RESERVE, UTILISATION, make_plan
+        from transformer_architectures.planning.quantities import parse_quantity
+        from transformer_architectures.planning.show import show
+        from transformer_architectures.planning.ways import Hardware
+
+        def hardware(precision: str) -> Hardware:
+            return Hardware(
+                devices=devices,
+                memory=int(parse_quantity(device_memory, "--device-memory")),
+                flops=(
+                    DEVICE_FLOPS[precision] if device_flops is None else parse_quantity(device_flops, "--device-flops")
+                ),
+                utilisation=UTILISATION if utilisation is None else utilisation,
+                bandwidth=BANDWIDTH if bandwidth is None else parse_quantity(bandwidth, "--bandwidth"),
+                reserve=RESERVE if reserve is None else reserve,
+            )
+
+        overrides = list(set or [])
+        made = make_plan(architecture_of(config, overrides), config, overrides, hardware, length, num_labels)
+        if as_json:
+            write_lines([json.dumps(made.as_dict(), ensure_ascii=False)])
+        else:
+            show(made)
+
+
+@app.command()
 def sync(
     path: RunOrRoot = None,
     debug: Debug = False,

@@ -53,6 +53,11 @@ def linear(
     return _onednn(*(tensor.to(dtype) for tensor in parts))
 
 
+def count_product_weights(module: nn.Module) -> int:
+    """Weights of all linear layers in a module: what each of its positions is multiplied by, biases not counted."""
+    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+
+
 def product(left: Float[Tensor, "rows inner"], right: Float[Tensor, "columns inner"]) -> Float[Tensor, "rows columns"]:
     """``left @ rightᵀ``, without gradient."""
     is_fp32 = left.dtype == right.dtype == torch.float32
@@ -112,4 +117,4 @@ def transposed_product(
     return product(right.t(), left.t()).t().contiguous()
 
 
-__all__ = ["Linear", "linear", "product", "transposed_product"]
+__all__ = ["Linear", "count_product_weights", "linear", "product", "transposed_product"]

@@ -1,6 +1,7 @@
 """Configuration files: `load_config(path, section, PydanticModelClass)`."""
 
 from transformer_architectures.config.loader import (
+    Sections,
     default_config_path,
     fingerprint,
     fingerprint_of,
@@ -11,6 +12,7 @@ from transformer_architectures.config.strict_model import OptionalPath, StrictMo
 
 __all__ = [
     "OptionalPath",
+    "Sections",
     "StrictModel",
     "default_config_path",
     "fingerprint",

@@ -42,6 +42,12 @@ def linear_cross_entropy(
     return loss
 
 
+def rows_at_once(device: str, vocab_size: int) -> tuple[int, int]:
+    """Rows of logits that are computed together, and rows whose gradients wait for one product."""
+    chunk_rows = CHUNK_ELEMENTS.get(device, 2**24) // vocab_size // ROW_MULTIPLE * ROW_MULTIPLE or ROW_MULTIPLE
+    return chunk_rows, max(MIN_GROUP_ROWS, chunk_rows, GROUP_ELEMENTS.get(device, 2**24) // vocab_size)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Computes the gradients in the forward pass, while the logits are at hand; backward only scales them."""
 
@@ -61,8 +67,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             matmul_dtype = torch.get_autocast_dtype(device)
         loss_dtype = torch.promote_types(weight.dtype, torch.float32)
         vocab_size = weight.shape[0]
-        chunk_rows = CHUNK_ELEMENTS.get(device, 2**24) // vocab_size // ROW_MULTIPLE * ROW_MULTIPLE or ROW_MULTIPLE
-        group_rows = max(MIN_GROUP_ROWS, chunk_rows, GROUP_ELEMENTS.get(device, 2**24) // vocab_size)
+        chunk_rows, group_rows = rows_at_once(device, vocab_size)
 
         with torch.autocast(device, enabled=False):
             states, matrix = hidden_states.to(matmul_dtype), weight.to(matmul_dtype)
@@ -142,4 +147,4 @@ def _losses_and_probabilities(
     return normalizers - (1 - smoothing) * target_logits, probabilities
 
 
-__all__ = ["linear_cross_entropy"]
+__all__ = ["linear_cross_entropy", "rows_at_once"]

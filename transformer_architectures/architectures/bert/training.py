@@ -11,12 +11,12 @@ from transformer_architectures.architectures.bert.config import BertModelConfig
 from transformer_architectures.architectures.bert.data import TransformerDataModule
 from transformer_architectures.architectures.bert.data_config import BertDataConfig, Kind
 from transformer_architectures.architectures.bert.masked_language_model import MaskedLanguageModelTask
-from transformer_architectures.architectures.bert.pretrained_start import read_pretrained
+from transformer_architectures.architectures.bert.pretrained_start import PretrainedStart, read_pretrained
 from transformer_architectures.architectures.bert.text_classification import TextClassificationTask
 from transformer_architectures.architectures.bert.text_task import TextTask
 from transformer_architectures.architectures.bert.token_classification import TokenClassificationTask
 from transformer_architectures.command_line import tarch, write_lines
-from transformer_architectures.config import StrictModel, load_sections
+from transformer_architectures.config import Sections, StrictModel, load_sections
 from transformer_architectures.errors import ConfigError
 from transformer_architectures.training.command import run_command
 from transformer_architectures.training.config import TrainingConfig
@@ -44,11 +44,14 @@ TASKS: dict[Kind, type[TextTask]] = {
 }
 
 
-def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun | None:
-    """Trains what a config describes, and prints the result; None on all ranks but the first."""
+def open_config(config_path: str, overrides: list[str]) -> tuple[Sections, PretrainedStart | None]:
+    """The checked sections, and what the training starts from.
+
+    Raises:
+        ConfigError: a section is wrong, or two of them do not fit together.
+    """
     sections = load_sections(config_path, SECTIONS, overrides)
     model_config, data_config = sections.of(BertModelConfig), sections.of(BertDataConfig)
-    training_config = sections.of(BertTrainingConfig)
     if "num_labels" in model_config.model_fields_set:
         raise ConfigError(f"{config_path}: Model: num_labels: comes with the data; leave it out")
     pretrained = read_pretrained(model_config) if model_config.pretrained else None
@@ -61,6 +64,14 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> Finishe
             f"{config_path}: Data: max_length {data_config.max_length} is more than the {model_config.max_positions} "
             "positions of Model.max_positions"
         )
+    return sections, pretrained
+
+
+def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun | None:
+    """Trains what a config describes, and prints the result; None on all ranks but the first."""
+    sections, pretrained = open_config(config_path, overrides)
+    data_config, training_config = sections.of(BertDataConfig), sections.of(BertTrainingConfig)
+    model_config = sections.of(BertModelConfig) if pretrained is None else pretrained.model_config
 
     def build(context: RunContext) -> tuple[Task, TransformerDataModule]:
         data = TransformerDataModule(

@@ -22,7 +22,7 @@ from transformer_architectures.embedding import TokenEmbedding
 from transformer_architectures.encoder import Encoder
 from transformer_architectures.errors import UsageError
 from transformer_architectures.feedforward import ACTIVATIONS
-from transformer_architectures.linear import Linear
+from transformer_architectures.linear import Linear, count_product_weights
 from transformer_architectures.masking import AttentionMask, AttentionMaskLike
 from transformer_architectures.positions import LearnedPositions, SinusoidalPositions
 
@@ -97,9 +97,10 @@ class Bert(nn.Module):
         return {"embedding": _count(self) - encoder, "encoder": encoder}
 
     def estimate_flops(self, length: int) -> int:
-        """Floating-point operations of forward and backward for one sequence: 6 per weight and token, 12 per score and width."""
+        """Floating-point operations of all matrix products, forward and backward, for one sequence: 6 per weight and token, 12
+        per score and width."""
         c = self.config
-        return 6 * self.parameter_groups()["encoder"] * length + 12 * c.num_layers * length**2 * c.embed_dim
+        return 6 * count_product_weights(self.encoder) * length + 12 * c.num_layers * length**2 * c.embed_dim
 
 
 class MaskedLMHead(nn.Module):
@@ -176,7 +177,7 @@ class BertForMaskedLM(nn.Module):
 
     def estimate_flops(self, length: int, num_labels: int) -> int:
         """Floating-point operations of forward and backward for one sequence of which ``num_labels`` tokens are to be filled in."""
-        head = _count(self.masked_lm_head)  # the tied matrix included: it multiplies here
+        head = count_product_weights(self.masked_lm_head)  # the tied matrix included: it multiplies here
         return self.backbone.estimate_flops(length) + 6 * head * num_labels
 
 
@@ -231,7 +232,8 @@ class BertForSeqClassification(nn.Module):
 
     def estimate_flops(self, length: int) -> int:
         """Floating-point operations of forward and backward for one sequence: see `Bert.estimate_flops`."""
-        return self.backbone.estimate_flops(length) + 6 * self.parameter_groups()["head"]
+        head = count_product_weights(self) - count_product_weights(self.backbone)
+        return self.backbone.estimate_flops(length) + 6 * head
 
 
 class BertForTokenClassification(nn.Module):
@@ -265,7 +267,7 @@ class BertForTokenClassification(nn.Module):
 
     def estimate_flops(self, length: int) -> int:
         """Floating-point operations of forward and backward for one sequence: see `Bert.estimate_flops`."""
-        return self.backbone.estimate_flops(length) + 6 * self.parameter_groups()["head"] * length
+        return self.backbone.estimate_flops(length) + 6 * count_product_weights(self.token_head) * length
 
 
 def build_positions(config: BertModelConfig) -> LearnedPositions | SinusoidalPositions:

@@ -23,7 +23,7 @@ from transformer_architectures.architectures.vanilla.transformer import Transfor
 from transformer_architectures.architectures.vanilla.translator import Translator
 from transformer_architectures.batch_work import BatchWork
 from transformer_architectures.command_line import tarch, write_lines
-from transformer_architectures.config import StrictModel, load_sections
+from transformer_architectures.config import Sections, StrictModel, load_sections
 from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.errors import ConfigError
 from transformer_architectures.generation import GenerationConfig
@@ -169,11 +169,14 @@ def _part(name: str) -> Part:
     return "test" if name == "test" else "validation"
 
 
-def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun | None:
-    """Trains what a config describes, and prints the result; None on all ranks but the first."""
+def open_config(config_path: str, overrides: list[str]) -> tuple[Sections, PretrainedStart | None]:
+    """The checked sections, and what the training starts from.
+
+    Raises:
+        ConfigError: a section is wrong, or two of them do not fit together.
+    """
     sections = load_sections(config_path, SECTIONS, overrides)
     model_config, data_config = sections.of(VanillaModelConfig), sections.of(VanillaDataConfig)
-    training_config = sections.of(VanillaTrainingConfig)
     if not model_config.pretrained and (given := sorted(model_config.model_fields_set.intersection(SPECIAL_IDS))):
         raise ConfigError(f"{config_path}: Model: {given[0]}: comes with the tokenizer that is trained; leave it out")
     if model_config.positions == "learned" and data_config.max_length >= model_config.max_length:
@@ -181,9 +184,14 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> Finishe
             f"{config_path}: Data: max_length {data_config.max_length} and one special token do not fit into the "
             f"{model_config.max_length} positions of Model.max_length"
         )
-    pretrained = read_pretrained(model_config) if model_config.pretrained else None
-    if pretrained is not None:
-        model_config = pretrained.model_config
+    return sections, read_pretrained(model_config) if model_config.pretrained else None
+
+
+def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun | None:
+    """Trains what a config describes, and prints the result; None on all ranks but the first."""
+    sections, pretrained = open_config(config_path, overrides)
+    data_config, training_config = sections.of(VanillaDataConfig), sections.of(VanillaTrainingConfig)
+    model_config = sections.of(VanillaModelConfig) if pretrained is None else pretrained.model_config
 
     def build(context: RunContext) -> tuple[TranslationTask, TransformerDataModule]:
         data = TransformerDataModule(

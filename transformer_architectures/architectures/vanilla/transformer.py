@@ -18,7 +18,7 @@ from transformer_architectures.decoding_state import DecodingState
 from transformer_architectures.dropout import Dropout
 from transformer_architectures.embedding import TokenEmbedding
 from transformer_architectures.encoder import Encoder
-from transformer_architectures.linear import Linear
+from transformer_architectures.linear import Linear, count_product_weights
 from transformer_architectures.masking import AttentionMask
 from transformer_architectures.positions import LearnedPositions, SinusoidalPositions
 
@@ -148,11 +148,10 @@ class Transformer(nn.Module):
         return counts
 
     def estimate_flops(self, source_length: int, target_length: int) -> int:
-        """Floating-point operations of forward and backward for one pair: 6 per weight and token, 12 per score and width."""
+        """Floating-point operations of all matrix products, forward and backward, for one pair: 6 per weight and token, 12 per
+        score and width."""
         c = self.config
-        encoder_weights, decoder_weights = (
-            sum(parameter.numel() for parameter in stack.parameters()) for stack in (self.encoder, self.decoder)
-        )
+        encoder_weights, decoder_weights = count_product_weights(self.encoder), count_product_weights(self.decoder)
         cross_weights = c.decoder_layers * 2 * c.embed_dim * c.embed_dim  # its keys and values run over the source
         weights = (
             (encoder_weights + cross_weights) * source_length

@@ -30,7 +30,7 @@ from transformer_architectures.architectures.vit.pretrained_start import Pretrai
 from transformer_architectures.architectures.vit.transformer import VisionTransformerForImageClassification
 from transformer_architectures.batch_work import BatchWork, one_by_one
 from transformer_architectures.command_line import tarch, write_lines
-from transformer_architectures.config import StrictModel, load_sections
+from transformer_architectures.config import Sections, StrictModel, load_sections
 from transformer_architectures.datasets.splitting import Part
 from transformer_architectures.errors import ConfigError
 from transformer_architectures.metrics import (
@@ -271,14 +271,24 @@ def pixel_baseline_line(data: TransformerDataModule) -> str:
     return "logistic regression on the pixels: " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
 
 
-def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun | None:
-    """Trains what a config describes, and prints the result; None on all ranks but the first."""
+def open_config(config_path: str, overrides: list[str]) -> tuple[Sections, PretrainedStart | None]:
+    """The checked sections, and what the training starts from.
+
+    Raises:
+        ConfigError: a section is wrong.
+    """
     sections = load_sections(config_path, SECTIONS, overrides)
-    model_config, data_config = sections.of(VitModelConfig), sections.of(VitDataConfig)
-    training_config = sections.of(VitTrainingConfig)
+    model_config = sections.of(VitModelConfig)
     if model_config.num_channels != 3:
         raise ConfigError(f"{config_path}: Model: num_channels: pictures have 3, not {model_config.num_channels}")
-    pretrained = read_pretrained(model_config) if model_config.pretrained else None
+    return sections, read_pretrained(model_config) if model_config.pretrained else None
+
+
+def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun | None:
+    """Trains what a config describes, and prints the result; None on all ranks but the first."""
+    sections, pretrained = open_config(config_path, overrides)
+    model_config, data_config = sections.of(VitModelConfig), sections.of(VitDataConfig)
+    training_config = sections.of(VitTrainingConfig)
     image_size = (model_config if pretrained is None else pretrained.model_config).height_and_width
 
     def build(context: RunContext) -> tuple[ImageClassificationTask, TransformerDataModule]:

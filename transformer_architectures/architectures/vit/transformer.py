@@ -16,7 +16,7 @@ from transformer_architectures.architectures.vit.config import VitModelConfig
 from transformer_architectures.dropout import Dropout
 from transformer_architectures.encoder import Encoder
 from transformer_architectures.errors import UsageError
-from transformer_architectures.linear import Linear, linear
+from transformer_architectures.linear import Linear, count_product_weights, linear
 from transformer_architectures.positions import GridPositions, LearnedGridPositions, SinusoidalGridPositions
 
 Images = Float[Tensor, "batch channels height width"]
@@ -101,14 +101,15 @@ class VisionTransformer(nn.Module):
         return {"embedding": sum(parameter.numel() for parameter in self.parameters()) - encoder, "encoder": encoder}
 
     def estimate_flops(self, num_queries: int | None = None) -> int:
-        """Floating-point operations of forward and backward for one picture: 6 per weight and token, 12 per score and width.
+        """Floating-point operations of all matrix products, forward and backward, for one picture: 6 per weight and token, 12 per
+        score and width.
 
         Pictures need no gradient, so patches cost 4 per weight. With ``num_queries`` the last block has fewer queries.
         """
         c = self.config
         num_patches = c.grid[0] * c.grid[1]
         num_tokens = c.num_prefix + num_patches
-        encoder_weights = self.parameter_groups()["encoder"]
+        encoder_weights = count_product_weights(self.encoder)
         patches = 4 * self.patch_embedding.weight.numel() * num_patches
         not_wanted = 0 if num_queries is None else num_tokens - num_queries
         saved = 6 * (c.embed_dim**2 + 2 * c.embed_dim * c.ff_dim) + 12 * num_tokens * c.embed_dim
@@ -184,7 +185,8 @@ class VisionTransformerForImageClassification(nn.Module):
     def estimate_flops(self) -> int:
         """Floating-point operations of forward and backward for one picture: see `VisionTransformer.estimate_flops`."""
         num_queries = 1 if self.config.pooling == "cls" else None
-        return self.backbone.estimate_flops(num_queries) + 6 * self.parameter_groups()["head"]
+        head = count_product_weights(self) - count_product_weights(self.backbone)
+        return self.backbone.estimate_flops(num_queries) + 6 * head
 
 
 def build_positions(config: VitModelConfig) -> GridPositions:

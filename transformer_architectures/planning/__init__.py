@@ -1,0 +1,1 @@
+"""How much a training costs before it is started: operations, memory, bytes over the network, time."""
