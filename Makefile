@@ -6,7 +6,11 @@ NEEDS_UV := .uv/bin/uv
 endif
 PYTHON ?= python3
 
-.PHONY: train test test-all test-faults check format format-check typecheck bench-env clean
+.PHONY: setup train test test-all test-faults check format format-check typecheck bench-env clean
+
+setup: $(NEEDS_UV)
+	$(UV) sync --group dev
+	@echo "ready: $(UV) run tarch --help"
 
 train: $(NEEDS_UV)
 	$(UV) run python -m transformer_architectures.architectures.vanilla.training $(ARGS)

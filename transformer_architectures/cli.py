@@ -238,6 +238,8 @@ def load_for(
             continue
         if option not in known:
             task = folder.config["task"]
+            if option == "IMAGE..." and "--input" in known:
+                raise UsageError(f"{value[0]}: lines of text are given as --input FILE, or to standard input")
             raise UsageError(f"{option} does not belong to {command} for {task} (known: {', '.join(sorted(known))})")
         options[option.strip("-.").lower().replace("-", "_")] = value
     return folder.load(device or "auto", precision or "fp32"), options

@@ -43,6 +43,10 @@ def lost_workers_named() -> Iterator[None]:
             worker.kill()
         named = f" (process {', '.join(map(str, stopped))} was stopped)" if stopped else ""
         raise LostWorkerError(f"a worker that loads batches is lost{named}: {str(error).splitlines()[0]}") from None
+    finally:  # one that was stopped after its last batch: Python would wait for it at its end
+        for worker in multiprocessing.active_children():
+            if _is_stopped(worker.pid):
+                worker.kill()
 
 
 def _is_stopped(pid: int | None) -> bool:

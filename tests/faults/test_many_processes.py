@@ -177,7 +177,9 @@ def test_a_lost_rank_is_named(folder: Path, number: signal.Signals, lost: int) -
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_worker_is_named(folder: Path, number: signal.Signals) -> None:
-    job = Job(folder, 1)
+    lines = [f"ba lo mi tu {n}" for n in range(5_000)]  # one long epoch: the worker has always something to do
+    (folder / "pairs.tsv").write_text("".join(f"{line}\t{line}\n" for line in lines))
+    job = Job(folder, 1, "--set", "Training.max_steps=4000", "--set", "Training.validation_interval=4000")
     job.wait_for_step(5)
     worker = None
     while worker is None:

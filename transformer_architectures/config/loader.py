@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,7 +134,9 @@ def _describe(problem: Any, model: type[BaseModel]) -> str:
         name = str(problem["loc"][-1])
         if name in _other_names(model):
             return f"{prefix}another name of {_other_names(model)[name]}, which is given too"
-        return f"{prefix}unknown key{_suggestion(name, _field_names(model))}"
+        if name in (known := _field_names(model)):
+            return f"{prefix}unknown key at this place: {name} belongs to {' or '.join(_owners(name, model))}"
+        return f"{prefix}unknown key{_suggestion(name, known)}"
     message = problem["msg"].removeprefix("Value error, ")
     found = problem.get("input")
     if problem["type"] in ("missing", "value_error"):
@@ -144,12 +146,21 @@ def _describe(problem: Any, model: type[BaseModel]) -> str:
 
 def _field_names(model: type[BaseModel]) -> set[str]:
     """Names of all fields, nested models included (a suggestion only)."""
-    names = set(model.model_fields)
-    for field in model.model_fields.values():
+    return {name for name, _ in _fields(model)}
+
+
+def _owners(name: str, model: type[BaseModel]) -> list[str]:
+    """The keys under which a field of this name stands."""
+    return sorted({owner for field, owner in _fields(model) if field == name})
+
+
+def _fields(model: type[BaseModel], owner: str = "the section itself") -> Iterator[tuple[str, str]]:
+    """All fields, nested models included, each with the key whose value has it."""
+    for name, field in model.model_fields.items():
+        yield name, owner
         for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                names |= _field_names(candidate)
-    return names
+                yield from _fields(candidate, name)
 
 
 def _other_names(model: type[BaseModel]) -> dict[str, str]:

@@ -65,6 +65,6 @@ class RejectionLog:
 
     def summary(self) -> str:
         """The most frequent reasons, in brackets; empty if nothing was rejected."""
-        counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common(5))
+        counts = ", ".join(f"{count} × {reason}" for reason, count in self.reasons.most_common(5))
         where = "" if self.file is None else f"; see {REJECTED}"
         return f" ({counts}{where})" if counts else ""

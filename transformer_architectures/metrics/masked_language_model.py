@@ -83,8 +83,10 @@ def plateau_warning(loss: float, entropy: float) -> str | None:
     """
     if entropy - loss >= PLATEAU_MARGIN:
         return None
+    if loss > entropy:
+        return f"the loss {loss:.2f} is above the unigram entropy {entropy:.2f}: not even how frequent tokens are is learned yet"
     return (
-        f"the validation loss {loss:.2f} is not {PLATEAU_MARGIN} nat under the unigram entropy {entropy:.2f}: the model has "
+        f"the loss {loss:.2f} is not {PLATEAU_MARGIN} nat under the unigram entropy {entropy:.2f}: the model has "
         "learned how frequent tokens are and little else; train longer, with a longer warm-up or another learning rate"
     )
 

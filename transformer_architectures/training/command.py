@@ -1,5 +1,6 @@
 """Training from the command line: of every training module (``python -m ....training``) and of ``tarch train``."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -61,6 +62,8 @@ def train_config(models: Models, train: Train, path: str, overrides: Sequence[st
         return
     if resume not in (None, "auto"):
         raise UsageError(f"--resume {resume}: one run's, but {path} is a suite of several: give auto")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(f"{path} is a suite of several runs: start each of its configs by torchrun")
 
     def train_one(config: str, of_suite: list[str]) -> list[SeedRun]:
         return train_each_seed(models, train, config, [*of_suite, *overrides], resume)

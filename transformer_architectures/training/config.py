@@ -1,5 +1,6 @@
 """The `Training:` section that every architecture shares."""
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -49,7 +50,9 @@ class TrainingConfig(StrictModel):
     histogram_interval: int | None = Field(None, ge=1, description="steps between histograms; none unless given")
     checkpoint_interval: int | None = Field(None, ge=1, description="steps; the end of each epoch besides")
     keep_checkpoints: int = Field(3, ge=1)
-    checkpoint_root: str = "outputs"
+    checkpoint_root: str = Field(
+        default_factory=lambda: os.environ.get("CHECKPOINT_ROOT") or "outputs", description="else $CHECKPOINT_ROOT, else outputs"
+    )
     run_name: str | None = None
     experiment: str | None = Field(None, description="MLflow experiment; the architecture's name unless given")
 

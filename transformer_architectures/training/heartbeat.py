@@ -48,18 +48,22 @@ class Heartbeat:
     members: list[Member]
     store: Any = field(repr=False)
     _end: threading.Event = field(default_factory=threading.Event, repr=False)
+    _threads: list[threading.Thread] = field(default_factory=list, repr=False)
 
     @classmethod
     def start(cls, rank: int, gather: Callable[[Any], list[Any]]) -> "Heartbeat":
         """Starts to beat; ``gather`` exchanges a value with all ranks."""
         me = Member(rank, socket.gethostname(), os.getpid())
         heartbeat = cls(me, gather(me), _connect())
-        threading.Thread(target=heartbeat._beat, name="heartbeat", daemon=True).start()
+        heartbeat._run(heartbeat._beat)
         return heartbeat
 
     def stop(self) -> None:
-        """No more beats."""
+        """No more beats. Waits for threads: one that the store's end wakes while the interpreter goes down would abort it."""
         self._end.set()
+        deadline = time.monotonic() + PATIENCE
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def lost(self) -> str:
         """Names the ranks that have fallen silent, in a sentence; empty if there are none. Kills those that are only stopped, as they
@@ -79,6 +83,12 @@ class Heartbeat:
             os.kill(member.pid, 9)
         named = [f"{member}{', which was stopped' if member in stopped else ''}" for member in silent]
         return f"lost {', '.join(named)}"
+
+    def _run(self, target: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=target, name="heartbeat", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
 
     def _with_the_store(self) -> list[Member]:
         """Who is gone when the store is: torchrun's agent keeps it on the first host; otherwise rank 0 does."""
@@ -110,9 +120,7 @@ class Heartbeat:
                 return
             beats.extend(found)
 
-        reading = threading.Thread(target=read, daemon=True)
-        reading.start()
-        reading.join(LONGEST_READ)
+        self._run(read).join(LONGEST_READ)
         return beats if len(beats) == len(self.members) else None
 
 

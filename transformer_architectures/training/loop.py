@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from transformer_architectures.errors import CheckpointError, DataError
-from transformer_architectures.processes import lost_workers_named
 from transformer_architectures.training.checkpointing import (
     random_state,
     restore,
@@ -85,16 +84,7 @@ class Fit:
 
     # ---------------------------------------------------------------- the loop
     def run(self) -> None:
-        """Trains to the end that the config sets.
-
-        Raises:
-            Stopped: a signal asked for it; a checkpoint is written.
-            LostWorkerError: a process that loads batches was killed or stopped.
-        """
-        with lost_workers_named():
-            self._run()
-
-    def _run(self) -> None:
+        """Trains to the end that the config sets. Raises `Stopped`, after a checkpoint, when a signal asks for it."""
         config, state = self.config, self.state
         histograms = None
         if self.tracker is not None and config.histogram_interval is not None:
@@ -255,5 +245,7 @@ class Fit:
                 )
             self.ema.load_state_dict(extra["ema"])
         random_states = extra["random_states"]
-        if len(random_states) == self.ranks.world_size:  # with another number of ranks there is no exact way to go on
+        if len(random_states) == self.ranks.world_size:
             set_random_state(random_states[self.ranks.rank])
+        else:  # with another number of ranks there is no exact way to go on; but nothing is drawn a second time
+            seed_generators(self.config.seed + 1_000_003 * self.state.global_step + self.ranks.rank)

@@ -14,6 +14,7 @@ from transformer_architectures.config import fingerprint
 from transformer_architectures.errors import CheckpointError
 from transformer_architectures.loading import Loading
 from transformer_architectures.model_folder import RESULTS, open_model_folder
+from transformer_architectures.processes import lost_workers_named
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed import Ranks, process_group
 from transformer_architectures.training.finish import FinishedRun, finish
@@ -30,6 +31,9 @@ from transformer_architectures.training.state import RunState
 from transformer_architectures.training.task import DataModule, Task
 from transformer_architectures.training.torchrun import check_restarts, may_be_restarted, number_of_restart
 from transformer_architectures.training.tracking import Tracker, track_missed_end, was_ended
+
+
+FEW_ROWS = 20  # of validation: fewer are spoken of
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,18 @@ def run_training(
 
     Raises:
         Stopped: a signal ended the run; its exit code is the signal's.
+        LostRankError, LostWorkerError: another process of the run was killed, stopped or cut off.
     """
     device = resolve_device(config.device)
     check_restarts(resume, device)
     apply_runtime_settings(config.num_threads)
     precision = resolve_precision(config.precision, device)
     root = Path(config.checkpoint_root)
-    with process_group(precision.device, config.hang_timeout) as ranks, stop_on_signals() as should_stop:
+    with (
+        process_group(precision.device, config.hang_timeout) as ranks,
+        stop_on_signals() as should_stop,
+        lost_workers_named(),
+    ):
         start, stopped = Start(), None
         if ranks.is_main:
             start = find_start(resume, root, architecture, fingerprint(sections))
@@ -93,6 +102,12 @@ def run_training(
                 data.setup()
             if tracker is not None:
                 counts = data.row_counts()
+                if counts.get("validation", FEW_ROWS) < FEW_ROWS:
+                    print(
+                        f"only {counts['validation']} validation rows: their scores say little, and choose the weights; "
+                        "give Data.validation, or a larger Data.validation_fraction",
+                        file=sys.stderr,
+                    )
                 print("rows  " + "  ".join(f"{name} {count:,}" for name, count in counts.items()), file=sys.stderr)
                 tracker.describe({f"rows/{name}": count for name, count in counts.items()}, {})
             fit = Fit(task, data, config, precision, tracker, should_stop, start, ranks, started)

@@ -65,7 +65,7 @@ class RunFolder:
         if exit_code is None:
             (self.path / STOPPED).unlink(missing_ok=True)
         else:
-            replace_json(self.path / STOPPED, {"exit_code": exit_code})
+            self.keep(STOPPED, json.dumps({"exit_code": exit_code}).encode())
 
     @property
     def stop_noted(self) -> int | None:

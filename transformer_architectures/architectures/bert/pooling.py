@@ -30,7 +30,7 @@ def pool(
     if pooling == "cls":
         return hidden_states[:, 0]
     if attention_mask is None:
-        return hidden_states.mean(dim=1) if pooling == "mean" else hidden_states.amax(dim=1)
+        attention_mask = torch.ones_like(hidden_states[..., 0], dtype=torch.bool)
     if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
         raise UsageError(f"pooling: {pooling} needs an attention_mask of shape (batch, length): 1 = real token")
     return _pool_real(hidden_states, pooling, attention_mask != 0)
@@ -40,10 +40,14 @@ def _pool_real(
     hidden_states: Float[Tensor, "batch length embed_dim"], pooling: Pooling, is_real: Shaped[Tensor, "batch length"]
 ) -> Float[Tensor, "batch embed_dim"]:
     is_real = is_real[:, :, None]
-    if pooling == "mean":
-        return (hidden_states * is_real).sum(dim=1) / is_real.sum(dim=1).clamp(min=1)
-    largest = hidden_states.masked_fill(~is_real, torch.finfo(hidden_states.dtype).min).amax(dim=1)
-    return largest * is_real.any(dim=1)
+    match pooling:
+        case "mean":
+            return (hidden_states * is_real).sum(dim=1) / is_real.sum(dim=1).clamp(min=1)
+        case "max":
+            largest = hidden_states.masked_fill(~is_real, torch.finfo(hidden_states.dtype).min).amax(dim=1)
+            return largest * is_real.any(dim=1)
+        case _:
+            raise UsageError(f"pooling: {pooling}: nobody has said how")
 
 
 __all__ = ["pool"]

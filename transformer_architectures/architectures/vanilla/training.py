@@ -45,7 +45,7 @@ COMPILED_LENGTH_MULTIPLE, LENGTH_MULTIPLE, ROWS_MULTIPLE = 16, 2, 4
 class VanillaTrainingConfig(TrainingConfig):
     """The `Training:` section of a translator."""
 
-    batch_tokens: int = Field(4096, ge=16, description="tokens of a micro-batch on each device, padding included")
+    batch_tokens: int = Field(4096, ge=16, description="tokens of a micro-batch over all devices, padding included")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     validation_beams: int = Field(1, ge=1, description="beams while training; the final scores take num_beams")
     validation_sentences: int | None = Field(None, ge=1, description="score the first n while training; all at the end")

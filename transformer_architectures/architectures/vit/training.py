@@ -57,7 +57,7 @@ Thresholds = Float64[np.ndarray, "classes"]
 class VitTrainingConfig(TrainingConfig):
     """The `Training:` section of a picture classifier."""
 
-    batch_size: int = Field(64, ge=1, description="pictures of a micro-batch on each device")
+    batch_size: int = Field(64, ge=1, description="pictures of a micro-batch, over all devices")
     loss: MultiLabelLossConfig = MultiLabelLossConfig()
     layer_decay: float = Field(
         1.0,
