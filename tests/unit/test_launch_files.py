@@ -42,7 +42,7 @@ def read(name: str) -> dict[str, Any]:
 def torchrun_of(script: str) -> list[str]:
     """The words after `torchrun` in a shell script, variables replaced by what they might be."""
     joined = script.replace("\\\n", " ")
-    line = next(line for line in joined.splitlines() if " torchrun " in f" {line}" and not line.lstrip().startswith("#"))
+    line = next(line for line in joined.splitlines() if "torchrun " in line and " -m " in line)
     command = line.split("torchrun ", 1)[1].removesuffix("&").replace('"$@"', "--set Training.seed=2")
     values = {"architecture": "vanilla", "ARCHITECTURE": "vanilla", "config": "c.yaml", "CONFIG": "c.yaml", "head_node": "node1"}
     command = re.sub(r'\$\(echo "[^"]*" \| head -n 1\)|\$\(\([^)]*\)\)|\$\{\w+:-\d+\}', "8", command)
