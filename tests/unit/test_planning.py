@@ -67,7 +67,7 @@ def test_more_devices_share_the_batch_and_sharding_the_model(tmp_path: Path, kin
     for name in ("weights", "gradients", "optimizer", "ema"):
         whole, shared = getattr(one.memory, name), getattr(fsdp.memory, name)
         assert getattr(ddp.memory, name) == whole and whole / 2 <= shared < 0.8 * whole
-    assert one.memory.gathered == ddp.memory.gathered == 0 < fsdp.memory.gathered
+    assert one.memory.exchange == 0 < fsdp.memory.exchange and ddp.memory.exchange == ddp.memory.gradients
     assert memory_of(workload, 0, 1, True).activations == 0
 
 
@@ -123,7 +123,7 @@ def test_a_plan_as_a_table(tmp_path: Path, tarch: Tarch) -> None:
     rows = [line for line in outcome.lines if line.startswith(("one process", "ddp", "fsdp"))]
     assert len(rows) == 6 and len({len(row) for row in rows}) == 1
     assert any(line.startswith("cheapest that fits into 921.6 MiB") for line in outcome.lines)
-    assert "EMA" in outcome.out and "gathered" in outcome.out
+    assert "EMA" in outcome.out and "exchange" in outcome.out
 
 
 def test_nothing_fits(tmp_path: Path, tarch: Tarch) -> None:

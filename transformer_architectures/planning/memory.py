@@ -19,7 +19,8 @@ class Memory:
     Attributes:
         cast_weights: bf16 copies that autocast makes of weights.
         loss: logits, and what the loss keeps.
-        gathered: whole parameters and gradients of those parts of a sharded model that are at work.
+        exchange: of a sharded model, whole parameters and gradients of the parts that are at work; else, among several devices, the
+            buckets that gradients are copied to before they are summed.
     """
 
     weights: int
@@ -29,7 +30,7 @@ class Memory:
     ema: int
     activations: int
     loss: int
-    gathered: int
+    exchange: int
 
     @property
     def total(self) -> int:
@@ -37,11 +38,14 @@ class Memory:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def memory_of(workload: Workload, num_rows: int, num_shards: int, activation_checkpointing: bool) -> Memory:
+def memory_of(
+    workload: Workload, num_rows: int, num_shards: int, activation_checkpointing: bool, has_buckets: bool = False
+) -> Memory:
     """Of a device that computes so many rows of each micro-batch.
 
     Args:
         num_shards: devices that share weights, gradients and optimizer; 1 where each has all.
+        has_buckets: whether each has all, and they sum their gradients.
     """
     parameters = [parameter for parameter in workload.model.parameters() if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in parameters)
@@ -56,7 +60,7 @@ def memory_of(workload: Workload, num_rows: int, num_shards: int, activation_che
         ema=0 if workload.training.ema_decay is None else _share(FP32 * count, num_shards) + buffers + LONG_COUNTER,
         activations=workload.activations(num_rows, activation_checkpointing) if num_rows else 0,
         loss=sum(loss.values()) if num_rows else 0,
-        gathered=_gathered(workload) if is_sharded else 0,
+        exchange=_gathered(workload) if is_sharded else FP32 * count * has_buckets,
     )
 
 

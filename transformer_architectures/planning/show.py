@@ -19,7 +19,7 @@ COLUMNS = (
     ("ema", "EMA"),
     ("activations", "activations"),
     ("loss", "logits, loss"),
-    ("gathered", "gathered"),
+    ("exchange", "exchange"),
 )
 
 

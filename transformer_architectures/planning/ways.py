@@ -86,7 +86,8 @@ def ways(devices: int) -> list[Way]:
 def estimate(workload: Workload, way: Way, hardware: Hardware) -> Estimate:
     """What a way costs; the busiest device has the most rows of each micro-batch."""
     num_rows = -(-workload.num_rows // way.devices)
-    memory = memory_of(workload, num_rows, way.devices if way.sharding == "fsdp" else 1, way.activation_checkpointing)
+    num_shards = way.devices if way.sharding == "fsdp" else 1
+    memory = memory_of(workload, num_rows, num_shards, way.activation_checkpointing, way.sharding == "ddp")
     flops = workload.flops(num_rows)
     if way.activation_checkpointing:
         flops += workload.recomputed_flops(num_rows)
