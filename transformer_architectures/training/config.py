@@ -51,7 +51,8 @@ class TrainingConfig(StrictModel):
     checkpoint_interval: int | None = Field(None, ge=1, description="steps; the end of each epoch besides")
     keep_checkpoints: int = Field(3, ge=1)
     checkpoint_root: str = Field(
-        default_factory=lambda: os.environ.get("CHECKPOINT_ROOT") or "outputs", description="else $CHECKPOINT_ROOT, else outputs"
+        default_factory=lambda: os.environ.get("CHECKPOINT_ROOT") or "outputs",
+        description="else $CHECKPOINT_ROOT, else outputs",
     )
     run_name: str | None = None
     experiment: str | None = Field(None, description="MLflow experiment; the architecture's name unless given")

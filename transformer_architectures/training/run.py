@@ -32,7 +32,6 @@ from transformer_architectures.training.task import DataModule, Task
 from transformer_architectures.training.torchrun import check_restarts, may_be_restarted, number_of_restart
 from transformer_architectures.training.tracking import Tracker, track_missed_end, was_ended
 
-
 FEW_ROWS = 20  # of validation: fewer are spoken of
 
 
