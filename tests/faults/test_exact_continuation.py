@@ -53,7 +53,8 @@ def live(runs: Runs, name: str, *faults: Plant) -> bool:
 def test_killed_at_steps_and_in_a_save(seed: int, runs: Runs, tmp_path: Path) -> None:
     step = random.randint(4, LAST_STEP)
     assert not live(runs, "killed", KillAfterStep(step))
-    place = random.choice(["fsync .step_12.pt.tmp", "replace step_12.pt.sha256", "replace step_12.pt$"])
+    file = r"(step|epoch)_\d+\.pt"
+    place = random.choice([rf"fsync \.{file}\.tmp$", rf"replace {file}\.sha256$", rf"replace {file}$"])
     place = f"{random.choice(['before', 'after'])} {place}"
     assert not live(runs, "killed", KillAtNextFileOperation(tmp_path / "met", place)), place
     assert live(runs, "killed")

@@ -16,8 +16,9 @@ from typing import Any
 
 from faults.planted import Plant
 
+from transformer_architectures.processes import without_main_module
+
 MODULES = [
-    "pytest",  # the children look at the main module of this process
     "faults.warm_process",
     "faults.planted",
     *(f"transformer_architectures.architectures.{name}.training" for name in ("vanilla", "vit", "bert")),
@@ -50,7 +51,8 @@ class WarmProcess:
         self.process: ForkServerProcess = warm_context().Process(
             target=run_job, args=(job, tuple(arguments), tuple(faults), output)
         )
-        self.process.start()
+        with without_main_module():
+            self.process.start()
         self.pid = self.process.pid or 0
 
     @property

@@ -244,10 +244,10 @@ def leave_active_run(run_id: str) -> None:
     """
     from mlflow.tracking import fluent
 
-    active = fluent._active_run_stack.get()
+    active = fluent._active_run_stack.get()  # type: ignore[no-untyped-call]
     if active and active[-1].info.run_id == run_id:
         active.pop()
-        fluent._last_active_run_id.set(run_id)
+        fluent._last_active_run_id.set(run_id)  # type: ignore[no-untyped-call]
 
 
 def numbers(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
