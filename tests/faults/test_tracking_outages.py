@@ -18,7 +18,7 @@ from faults.faulty_server import FaultyServer
 from faults.planted import FullDisk, Hurry, NoCallsWhileTraining, Plant, TimeTheEnd, WaitAtSteps
 from faults.test_exact_continuation import OPTIONS, SIZES, TASKS
 from faults.warm_process import WarmProcess, launcher, run_command
-from learning.toy_runs import Process, Runs, sha256, stored_points
+from learning.toy_runs import Process, Runs, empty_store, sha256, stored_points
 
 EARLY, LATE = 4, 8  # steps at which something breaks
 
@@ -138,7 +138,7 @@ def outages_of(architecture: str, folder: Path, factor: float) -> Outages:
     options = [f"--set=Training.{key}={value}" for key, value in OPTIONS.items()]
     runs = kind(folder, config, (*options, f"--set={SIZES[architecture]}"))
     (folder / "server").mkdir()
-    shutil.copy(folder / "store" / "mlflow.db", folder / "server" / "mlflow.db")
+    shutil.copy(empty_store(), folder / "server" / "mlflow.db")
     outages = Outages(runs, FaultyServer(folder / "server", folder / "server" / "mlflow.db"), factor)
     outages.server.start()
     outages.run("undisturbed", nothing, nothing)

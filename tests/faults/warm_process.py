@@ -4,9 +4,11 @@ A kill costs then what the run costs, not the seconds of importing torch and MLf
 environment, arguments and output, and dies by a real signal; only the interpreter's start is shared.
 """
 
+import ctypes
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +30,7 @@ MODULES = [
     "matplotlib.backends.backend_agg",
     "sklearn.datasets",
 ]
+DIE_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG
 
 
 def warm_context() -> ForkServerContext:
@@ -81,6 +84,7 @@ class WarmProcess:
 def run_job(job: Callable[..., None], arguments: Sequence[Any], faults: Sequence[Plant], output: str) -> None:
     """What the new process does."""
     os.setsid()
+    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)  # else a test that is interrupted would leave it behind
     multiprocessing.set_start_method("fork", force=True)  # as in any other process: for the workers of its loaders
     descriptor = os.open(output, os.O_WRONLY)
     os.dup2(descriptor, 1)
