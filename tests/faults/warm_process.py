@@ -4,14 +4,17 @@ A kill costs then what the run costs, not the seconds of importing torch and MLf
 environment, arguments and output, and dies by a real signal; only the interpreter's start is shared.
 """
 
+import atexit
 import ctypes
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,14 @@ def warm_context() -> ForkServerContext:
     return context
 
 
+@cache
+def output_folder() -> Path:
+    """Where the processes write to; gone when this one ends."""
+    folder = Path(tempfile.mkdtemp(prefix="warm_processes_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 class WarmProcess:
     """A job in a process of its own; of `subprocess.Popen` it has what is used here.
 
@@ -48,7 +59,7 @@ class WarmProcess:
     """
 
     def __init__(self, job: Callable[..., None], arguments: Sequence[Any], faults: Sequence[Plant] = ()) -> None:
-        descriptor, output = tempfile.mkstemp(suffix=".log")
+        descriptor, output = tempfile.mkstemp(".log", dir=output_folder())
         os.close(descriptor)
         self.output = Path(output)
         self.process: ForkServerProcess = warm_context().Process(
