@@ -5,6 +5,7 @@ training thread calls no store and no network.
 """
 
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -50,12 +51,13 @@ def live(runs: Runs, name: str, *faults: Plant) -> bool:
     return process.returncode == 0
 
 
-def test_killed_at_steps_and_in_a_save(seed: int, runs: Runs, tmp_path: Path) -> None:
-    step = random.randint(4, LAST_STEP)
-    assert not live(runs, "killed", KillAfterStep(step))
-    place = random.choice(["fsync .step_12.pt.tmp", "replace step_12.pt.sha256", "replace step_12.pt$"])
-    place = f"{random.choice(['before', 'after'])} {place}"
-    assert not live(runs, "killed", KillAtNextFileOperation(tmp_path / "met", place)), place
+def test_killed_once(seed: int, runs: Runs, tmp_path: Path) -> None:
+    """After a step, or inside a save."""
+    file = r"(step|epoch)_\d+\.pt"
+    operation = random.choice([rf"fsync \.{file}\.tmp$", rf"replace {file}\.sha256$", rf"replace {file}$"])
+    in_save = KillAtNextFileOperation(tmp_path / "met", f"{random.choice(['before', 'after'])} {operation}")
+    fault = random.choice([KillAfterStep(random.randint(1, LAST_STEP)), in_save])
+    assert not live(runs, "killed", fault), fault
     assert live(runs, "killed")
     check_equal(runs, "killed")
 
@@ -78,9 +80,10 @@ def test_killed_at_every_file_operation(seed: int, runs: Runs, tmp_path: Path) -
     places = met.read_text().splitlines()
     assert max(Counter(places).values()) == 1
     for moment in ("before", "after"):
-        for name in ("step_3.pt", "epoch_1.pt", f"step_{LAST_STEP}.pt"):
-            assert f"{moment} fsync .{name}.tmp" in places and f"{moment} replace {name}" in places
-            assert f"{moment} replace {name}.sha256" in places
+        for kind in ("step", "epoch", "best"):
+            for operation in (r"fsync \.{}\.tmp", r"replace {}\.sha256", "replace {}"):
+                expected = f"{moment} {operation.format(rf'{kind}_[0-9]+[.]pt')}"
+                assert any(re.fullmatch(expected, place) for place in places), expected
         assert any(place.startswith(moment) and "manifest.json" in place for place in places)
 
 

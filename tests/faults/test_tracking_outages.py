@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from faults.faulty_server import FaultyServer
 from faults.planted import FullDisk, Hurry, NoCallsWhileTraining, Plant, TimeTheEnd, WaitAtSteps
 from faults.test_exact_continuation import OPTIONS, SIZES, TASKS
 from faults.warm_process import WarmProcess, launcher, run_command
-from learning.toy_runs import Process, Runs, sha256, stored_points
+from learning.toy_runs import Process, Runs, empty_store, sha256, stored_points
 
 EARLY, LATE = 4, 8  # steps at which something breaks
 
@@ -112,6 +112,23 @@ class Outages:
         assert self.server_files(name) == self.server_files("undisturbed")
 
 
+@dataclass(frozen=True)
+class CallAStore:
+    """What the guard must find, also where somebody catches the error."""
+
+    def __call__(self) -> None:
+        from transformer_architectures.training.state import RunState
+
+        count = RunState.count
+
+        def count_and_call(state: RunState, *arguments: object) -> None:
+            count(state, *arguments)
+            with suppress(AssertionError):
+                sqlite3.connect(":memory:")
+
+        RunState.count = count_and_call  # type: ignore[method-assign]
+
+
 def nothing() -> None:
     pass
 
@@ -121,7 +138,7 @@ def outages_of(architecture: str, folder: Path, factor: float) -> Outages:
     options = [f"--set=Training.{key}={value}" for key, value in OPTIONS.items()]
     runs = kind(folder, config, (*options, f"--set={SIZES[architecture]}"))
     (folder / "server").mkdir()
-    shutil.copy(folder / "store" / "mlflow.db", folder / "server" / "mlflow.db")
+    shutil.copy(empty_store(), folder / "server" / "mlflow.db")
     outages = Outages(runs, FaultyServer(folder / "server", folder / "server" / "mlflow.db"), factor)
     outages.server.start()
     outages.run("undisturbed", nothing, nothing)
@@ -144,13 +161,19 @@ def test_two_outages_at_once(quick_outages: Outages) -> None:
         server.be("failing log-batch")
         locks.append(outages.lock("broken"))
 
-    outages.run("broken", early, server.stop, FullDisk(EARLY, LATE + 1))
+    assert " sync " in outages.run("broken", early, server.stop, FullDisk(EARLY, LATE + 1))
     locks[0].close()
     server.be("well")
     server.start()
     assert "nothing is left" in outages.sync("broken")
     outages.check("broken")
     assert "0 points and 0 artifacts" in outages.sync("broken")
+
+    process = outages.start("guarded", CallAStore())
+    for step in (EARLY, LATE):
+        outages.pass_by("guarded", step)
+    _, said = process.communicate()
+    assert process.returncode == 1 and "AssertionError: sqlite3.connect" in said
 
 
 # -------------------------------------------------------------------- the long form

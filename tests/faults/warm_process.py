@@ -4,20 +4,26 @@ A kill costs then what the run costs, not the seconds of importing torch and MLf
 environment, arguments and output, and dies by a real signal; only the interpreter's start is shared.
 """
 
+import atexit
+import ctypes
 import multiprocessing
 import os
 import runpy
+import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 from faults.planted import Plant
 
+from transformer_architectures.processes import without_main_module
+
 MODULES = [
-    "pytest",  # the children look at the main module of this process
     "faults.warm_process",
     "faults.planted",
     *(f"transformer_architectures.architectures.{name}.training" for name in ("vanilla", "vit", "bert")),
@@ -27,6 +33,7 @@ MODULES = [
     "matplotlib.backends.backend_agg",
     "sklearn.datasets",
 ]
+DIE_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG
 
 
 def warm_context() -> ForkServerContext:
@@ -34,6 +41,14 @@ def warm_context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(MODULES)
     return context
+
+
+@cache
+def output_folder() -> Path:
+    """Where the processes write to; gone when this one ends."""
+    folder = Path(tempfile.mkdtemp(prefix="warm_processes_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class WarmProcess:
@@ -44,13 +59,14 @@ class WarmProcess:
     """
 
     def __init__(self, job: Callable[..., None], arguments: Sequence[Any], faults: Sequence[Plant] = ()) -> None:
-        descriptor, output = tempfile.mkstemp(suffix=".log")
+        descriptor, output = tempfile.mkstemp(".log", dir=output_folder())
         os.close(descriptor)
         self.output = Path(output)
         self.process: ForkServerProcess = warm_context().Process(
             target=run_job, args=(job, tuple(arguments), tuple(faults), output)
         )
-        self.process.start()
+        with without_main_module():
+            self.process.start()
         self.pid = self.process.pid or 0
 
     @property
@@ -79,6 +95,7 @@ class WarmProcess:
 def run_job(job: Callable[..., None], arguments: Sequence[Any], faults: Sequence[Plant], output: str) -> None:
     """What the new process does."""
     os.setsid()
+    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)  # else a test that is interrupted would leave it behind
     multiprocessing.set_start_method("fork", force=True)  # as in any other process: for the workers of its loaders
     descriptor = os.open(output, os.O_WRONLY)
     os.dup2(descriptor, 1)

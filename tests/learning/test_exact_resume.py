@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from faults.warm_process import launcher
 from learning.toy_runs import CONFIG, MODULE, PICTURES, TEXTS, PictureRuns, Runs, TextRuns, check_equal
 
 from transformer_architectures.training.checkpointing import read_checkpoint
@@ -45,7 +46,7 @@ KILLED_AFTER_MODEL = f"""if True:
 @pytest.fixture(scope="module")
 def picture_runs(tmp_path_factory: pytest.TempPathFactory) -> PictureRuns:
     pytest.importorskip("sklearn")
-    runs = PictureRuns(tmp_path_factory.mktemp("pictures"), PICTURES)
+    runs = PictureRuns(tmp_path_factory.mktemp("pictures"), PICTURES, launch=launcher())
     runs.finish("undisturbed")
     return runs
 
@@ -61,7 +62,7 @@ def test_pictures_killed_at_random_moments(seed: int, picture_runs: PictureRuns)
 
 @pytest.fixture(scope="module")
 def text_runs(tmp_path_factory: pytest.TempPathFactory) -> TextRuns:
-    runs = TextRuns(tmp_path_factory.mktemp("texts"), TEXTS)
+    runs = TextRuns(tmp_path_factory.mktemp("texts"), TEXTS, launch=launcher())
     runs.finish("undisturbed")
     return runs
 

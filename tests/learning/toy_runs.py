@@ -1,5 +1,6 @@
 """Toy trainings that are stopped or killed, and what must be the same afterwards: a corpus, a config and the command for each task."""
 
+import atexit
 import hashlib
 import json
 import os
@@ -9,8 +10,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,6 +77,16 @@ def new_interpreter(arguments: Sequence[str], environment: Mapping[str, str], fo
     )
 
 
+@cache
+def empty_store() -> Path:
+    """An MLflow database: MLflow takes seconds to make one."""
+    folder = Path(tempfile.mkdtemp(prefix="empty_store_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tracking.prepare_mlflow()
+    tracking_destination.LocalStore(folder).client()
+    return folder / "mlflow.db"
+
+
 class Runs:
     """A tiny corpus, a config, and the command that trains on it.
 
@@ -96,8 +109,6 @@ class Runs:
         for word, path in (("TSV", "pairs.tsv"), ("DOCUMENTS", "documents.txt"), ("CACHE", "cache")):
             config = config.replace(word, str(folder / path))
         (folder / "config.yaml").write_text(config)
-        tracking.prepare_mlflow()
-        tracking_destination.LocalStore(folder / "store").client()  # MLflow takes seconds to make one
 
     def write_data(self, folder: Path) -> None:
         draw = random.Random(folder.name)
@@ -110,7 +121,7 @@ class Runs:
         root = self.folder / name
         if not root.exists():
             root.mkdir()
-            shutil.copy(self.folder / "store" / "mlflow.db", root)
+            shutil.copy(empty_store(), root)
         return root
 
     def forget(self, name: str) -> None:
