@@ -13,6 +13,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -235,6 +236,7 @@ def working_folder() -> Path:
 def fuzz_in_child(name: str, count: int, seed: int) -> tuple[Counter[str], list[str]]:
     """The same in a process that may not take more than `MAX_GROWTH`, and whose death is a fault like others."""
     reading, writing = os.pipe()
+    folder = working_folder()
     child = os.fork()
     if child == 0:
         os.close(reading)
@@ -244,7 +246,7 @@ def fuzz_in_child(name: str, count: int, seed: int) -> tuple[Counter[str], list[
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         try:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            counts, faults = fuzz(name, count, seed, working_folder())
+            counts, faults = fuzz(name, count, seed, folder)
             growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
             if growth > MAX_GROWTH:
                 faults.append(f"{name}: took {growth:,} bytes of memory")
@@ -256,6 +258,7 @@ def fuzz_in_child(name: str, count: int, seed: int) -> tuple[Counter[str], list[
     with os.fdopen(reading, "rb") as pipe:
         answer = pipe.read()
     status = os.waitpid(child, 0)[1]
+    shutil.rmtree(folder.parent, ignore_errors=True)
     if not answer:
         return Counter(), [f"{name} {seed}: the process died ({os.waitstatus_to_exitcode(status)})"]
     counts, faults = json.loads(answer)

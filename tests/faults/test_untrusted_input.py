@@ -148,7 +148,7 @@ BOMBS: dict[str, tuple[str, Callable[[], Files]]] = {
     "YAML, merges": ("config", lambda: {"config.yaml": yaml_bomb("merges")}),
     "YAML, one large merge": (
         "config",
-        lambda: {"config.yaml": b"Data:\n  a: &a {" + b", ".join(b"k%d: 1" % n for n in range(2000)) + b"}\n  b: {<<: [" + b"*a, " * 9000 + b"]}\n"},
+        lambda: {"config.yaml": b"Data:\n  a: &a {" + b", ".join(b"k%d: 1" % n for n in range(500)) + b"}\n  b: {<<: [" + b"*a, " * 1000 + b"]}\n"},
     ),
     "YAML, within itself": ("config", lambda: {"config.yaml": b"Data: &a {x: *a}\n"}),
     "YAML, merged with itself": ("config", lambda: {"config.yaml": b"Data: &a {<<: *a}\n"}),

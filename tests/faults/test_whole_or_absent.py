@@ -4,6 +4,7 @@ The quick form fails some of the operations, chosen at random; the long form fai
 """
 
 import errno
+import json
 import os
 import random
 import resource
@@ -31,6 +32,7 @@ from transformer_architectures.training.checkpointing import read_checkpoint, sa
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.run_folder import RunFolder
 from transformer_architectures.training.spool import Spool
+from transformer_architectures.training.tracking_destination import Destination, LocalStore
 
 OLD, NEW = 1, 2
 
@@ -48,6 +50,10 @@ class Kind:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def prepare(self) -> None:
+        """Makes what is there before anything is written."""
+        self.folder.mkdir()
 
     def write(self, content: int) -> None:
         raise NotImplementedError
@@ -123,8 +129,10 @@ class Seal(ModelFolder):
 class RunConfig(Kind):
     error = CheckpointError
 
+    def prepare(self) -> None:
+        (self.folder / "run").mkdir(parents=True)
+
     def write(self, content: int) -> None:
-        (self.folder / "run").mkdir(exist_ok=True)
         RunFolder(self.folder / "run").write_config({"Training": TrainingConfig(max_steps=9, seed=content)})
 
     def read(self) -> int | None:
@@ -162,9 +170,8 @@ class Cache(Kind):
         tokens.close()
         with DocumentStoreWriter(folder, "text", 300) as documents:
             documents.append([np.arange(1, 9), np.arange(3)])
-        pixels = PixelStoreWriter(folder)
-        pixels.append(np.full((3, 40, 50), 7, np.uint8))
-        pixels.close()
+        with PixelStoreWriter(folder) as pixels:
+            pixels.append(np.full((3, 40, 50), 7, np.uint8))
         self.tokenizer.save(folder)
 
     def read(self) -> int | None:
@@ -200,7 +207,7 @@ class Case:
     def prepared(self, name: str) -> tuple[Kind, Callable[[], None]]:
         """The kind of file, and what is to be tried."""
         kind = self.kind(self.folder / name)
-        kind.folder.mkdir()
+        kind.prepare()
         if self.has_older:
             kind.write(OLD)
         return kind, lambda: kind.write(NEW)
@@ -305,6 +312,30 @@ def test_a_journal_that_cannot_be_written_loses_no_entry(
     spool.add_file(b"picture", "b.png")
     (entry,) = list(spool.read())[6:]
     assert (spool.folder / entry.content["file"]).read_bytes() == b"picture"
+    spool.close()
+
+
+def test_a_sender_that_cannot_note_how_far_it_came_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread would end there, and with it all that the run tracks; and no file is removed that might be sent once more."""
+    folder = tmp_path / "vanilla" / "run" / "tracking"
+    spool = Spool(folder)
+    spool.open()
+    spool.add_file(b"picture", "a.png")
+    record = {"run_id": "0" * 32, "run_name": "run", "experiment": "vanilla", "start_time": 1}
+    (folder / "run.json").write_text(json.dumps(record))
+    destination = Destination(folder, "sqlite:///none", LocalStore(tmp_path))
+    monkeypatch.setattr(Destination, "open", lambda self: setattr(self, "client", self))
+    monkeypatch.setattr(Destination, "send", lambda self, batch: None)
+    with failing(Faults(1)):
+        assert destination.drain()
+    (entry,) = spool.read()
+    assert destination.num_left == 0 and "cannot be written" in caplog.text
+    assert (folder / entry.content["file"]).exists()
+    assert (
+        Destination(folder, "sqlite:///none", LocalStore(tmp_path)).num_left == 1
+    )  # another process sends it once more
     spool.close()
 
 

@@ -268,6 +268,7 @@ LEFT_OUT = {
     "run_name": "other",
     "experiment": "other",
     "log_interval": 7,
+    "hang_timeout": 30,
     "histogram_interval": 9,
     "device": "cpu",
     "max_steps": 77,

@@ -126,7 +126,7 @@ def test_a_sample_is_chosen_by_text_and_knows_all_labels(tmp_path: Path) -> None
 
 
 def test_nothing_to_train_on(tmp_path: Path, rows: Rows) -> None:
-    with pytest.raises(DataError, match=r"no row is left to train on \(1 empty text"):
+    with pytest.raises(DataError, match=r"no row is left to train on \(1 × empty text"):
         read_labeled(LabeledRecipe(labeled_file(tmp_path / "a.tsv", [("pos", "")])))
 
 

@@ -301,7 +301,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for content in ("", "\n\n", "ImageID,LabelName\n1,/m/a\n", "a,b,c,d\n1,2,3,4\n"):
         assert "cannot be read as a label file" in data_error(write(path, content), None)
     assert "no usable label" in data_error(write(path, HEADER), None)
-    assert "1 confidence is not 0 or 1" in data_error(write(path, rows(("1", "/m/a", 7))), None)
+    assert "1 × confidence is not 0 or 1" in data_error(write(path, rows(("1", "/m/a", 7))), None)
     packed = write(tmp_path / "h.csv.gz", rows(*[(str(number), "/m/a", 1) for number in range(99)]))
     packed.write_bytes(packed.read_bytes()[:-20])
     assert "h.csv.gz" in data_error(packed, None)

@@ -266,7 +266,11 @@ class Destination:
 
     def save(self, acknowledged: Sequence[Entry] = ()) -> None:
         """Keeps the cursor; then, not before, removes files that the local run has: other stores find them there."""
-        replace_json(self.path, asdict(self.cursor))
+        try:
+            replace_json(self.path, asdict(self.cursor))
+        except OSError as error:  # a full disk: what is sent once more then, the store keeps once
+            logger.warning("tracking: %s cannot be written (%s)", self.path, error.strerror)
+            return
         for entry in acknowledged:
             if self.local and "file" in entry.content:
                 shutil.rmtree((self.spool.folder / entry.content["file"]).parent, ignore_errors=True)
@@ -320,7 +324,7 @@ def prepare_mlflow() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it shows a traceback, and then raises
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs, with traceback, it raises too
 
 
 def without_credentials(uri: str) -> str:
