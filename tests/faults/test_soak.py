@@ -102,6 +102,7 @@ def check(held: dict[str, list[list[float]]], megabytes: float, files: float, th
         assert memory <= megabytes and open_files <= files and active <= threads, name
 
 
+@pytest.mark.slow
 def test_twenty_seconds(seed: int, tmp_path: Path) -> None:
     """What a run needs once is taken in these seconds: the bounds find only what grows with every step."""
     check(train_for(20, tmp_path), megabytes=600, files=60, threads=30)

@@ -116,7 +116,7 @@ def test_killed_after_the_model_folder(seed: int, runs: Runs) -> None:
     process.communicate()
     assert process.returncode == -signal.SIGKILL and runs.status("at_end") == "RUNNING"
     assert "nothing left to train" in runs.finish("at_end")
-    assert runs.status("at_end") == ["FINISHED"]
+    assert runs.status("at_end") == "FINISHED"
     check_equal(runs, "at_end")
     assert "nothing left to train" in runs.finish("at_end")
     assert runs.status("at_end") == "FINISHED"

@@ -263,7 +263,7 @@ def test_evaluate_prints_scores_of_the_same_path(
         (["evaluate", "MODEL"], 2, "--images DIR"),
         (["evaluate", "MODEL", "--source", "f"], 2, "--source does not belong"),
         (["evaluate", "MODEL", "--images", "/nothing"], 1, "/nothing"),
-        (["predict", "TRANSLATOR", "x.png"], 2, "IMAGE... does not belong to predict for translation"),
+        (["predict", "TRANSLATOR", "x.png"], 2, "lines of text are given as --input FILE"),
         (["evaluate", "TRANSLATOR", "--images", "x"], 2, "--images does not belong to evaluate for translation"),
     ],
 )

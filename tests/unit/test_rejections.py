@@ -25,7 +25,7 @@ def test_the_limit() -> None:
     for line in range(2):
         log.add(Rejection("a.csv", line, "not UTF-8"))
     log.check(98, 0.02, "pictures")
-    with pytest.raises(DataError, match=r"2\.02% of the pictures .* 2\.00% \(2 not UTF-8; see rejected\.jsonl\)"):
+    with pytest.raises(DataError, match=r"2\.02% of the pictures .* 2\.00% \(2 × not UTF-8; see rejected\.jsonl\)"):
         log.check(97, 0.02, "pictures")
     log.file = None  # a list that is nowhere must not be named
-    assert log.summary() == " (2 not UTF-8)"
+    assert log.summary() == " (2 × not UTF-8)"

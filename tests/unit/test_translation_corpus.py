@@ -161,7 +161,7 @@ def test_too_many_bad_rows_stop_with_counts_and_the_list(tmp_path: Path, pairs: 
     train = write_tsv(tmp_path / "a.tsv", [*pairs[:8], ("", "b"), ("", "b")])
     validation = write_tsv(tmp_path / "b.tsv", pairs[50:])
     message = data_error(tmp_path, recipe(train, validation=validation, max_rejected_fraction=0.19))
-    for part in ("20.00%", "max_rejected_fraction", "19.00%", "2 empty source", "rejected.jsonl"):
+    for part in ("20.00%", "max_rejected_fraction", "19.00%", "2 × empty source", "rejected.jsonl"):
         assert part in message
     assert len((tmp_path / "rejected.jsonl").read_text().splitlines()) == 2
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
