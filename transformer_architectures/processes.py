@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,29 +25,30 @@ def ignore_signals(worker_id: int = 0) -> None:
 
 
 @contextmanager
-def lost_workers_named() -> Iterator[None]:
-    """Inside this block a worker of a `DataLoader` that is killed, or gives nothing in time, is an error that names it.
+def loader_workers() -> Iterator[None]:
+    """Workers of loaders that are started inside this block do not outlive it, however it ends.
 
-    All workers are killed then: one that was stopped would stay for ever.
+    They ignore the signals that would end other processes, and Python waits at its end for all that are left: for ever, where an
+    exception still holds the loader that would have to tell them.
 
     Raises:
-        LostWorkerError: instead of torch's RuntimeError.
+        LostWorkerError: one was killed, or gives nothing in time; it is named.
     """
+    before = set(multiprocessing.active_children())
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader "):
+    except BaseException as error:
+        workers = set(multiprocessing.active_children()) - before
+        stopped = [str(worker.pid) for worker in workers if _is_stopped(worker.pid)]
+        traceback.clear_frames(error.__traceback__)  # ends the loaders in them
+        if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader "):
             raise
-        workers = multiprocessing.active_children()
-        stopped = [worker.pid for worker in workers if _is_stopped(worker.pid)]
-        for worker in workers:
-            worker.kill()
-        named = f" (process {', '.join(map(str, stopped))} was stopped)" if stopped else ""
+        named = f" (process {', '.join(stopped)} was stopped)" if stopped else ""
         raise LostWorkerError(f"a worker that loads batches is lost{named}: {str(error).splitlines()[0]}") from None
-    finally:  # one that was stopped after its last batch: Python would wait for it at its end
-        for worker in multiprocessing.active_children():
-            if _is_stopped(worker.pid):
-                worker.kill()
+    finally:
+        for worker in set(multiprocessing.active_children()) - before:
+            worker.kill()
+            worker.join(5)
 
 
 def _is_stopped(pid: int | None) -> bool:

@@ -27,7 +27,7 @@ from loaders_under_test import CONFIGS, GOLDEN, TRAININGS, Files, config_text, f
 
 from transformer_architectures.config import load_sections
 from transformer_architectures.errors import ConfigError, ModelFolderError, TransformerArchitecturesError
-from transformer_architectures.model_folder import open_model_folder, seal
+from transformer_architectures.model_folder import load_model, open_model_folder, seal
 from transformer_architectures.training.tracking import FOLDER_NAME, Tracker
 
 NUMBER_OF_MUTATIONS = 100_000
@@ -282,7 +282,9 @@ def test_a_model_folder_reads_no_file_that_its_manifest_does_not_list(tmp_path: 
     write(tmp_path / "model", files_of(GOLDEN / "text_classification"))
     (tmp_path / "model" / "added_tokens.json").write_text('{"x": 3}')
     (tmp_path / "model" / "tokenizer.json").write_text("{")
-    open_model_folder(tmp_path / "model").load("cpu")
+    found, expected = (load_model(folder) for folder in (tmp_path / "model", GOLDEN / "text_classification"))
+    assert found.tokenizer.tokens == expected.tokenizer.tokens
+    assert found.predict(["x x a", "x"]) == expected.predict(["x x a", "x"])
 
 
 @pytest.mark.parametrize("task", ["../vanilla", "os", "x:y"])

@@ -6,6 +6,7 @@ environment, arguments and output, and dies by a real signal; only the interpret
 
 import atexit
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import runpy
@@ -33,6 +34,7 @@ MODULES = [
     "matplotlib.backends.backend_agg",
     "sklearn.datasets",
 ]
+LONGEST_LIFE = 300.0  # seconds
 DIE_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG
 
 
@@ -77,9 +79,14 @@ class WarmProcess:
     poll = returncode.fget
 
     def wait(self) -> int:
-        """Waits for its end."""
-        self.process.join()
-        assert self.returncode is not None
+        """Waits for its end. One that hangs says where, and is killed: it must not hold up all tests."""
+        self.process.join(LONGEST_LIFE)
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGUSR2)
+            self.process.join(5)
+            self.kill()
+            self.process.join()
+            raise AssertionError(f"hangs:\n{self.output.read_text(errors='replace')[-10_000:]}")
         return self.returncode
 
     def kill(self) -> None:
@@ -100,6 +107,7 @@ def run_job(job: Callable[..., None], arguments: Sequence[Any], faults: Sequence
     descriptor = os.open(output, os.O_WRONLY)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    faulthandler.register(signal.SIGUSR2)
     for plant in faults:
         plant()
     job(*arguments)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from PIL import Image
+from poison import Poison
 from torch import Tensor
 
 from transformer_architectures.architectures import bert, vanilla, vit
@@ -150,20 +151,6 @@ def work(rank: int, world_size: int, port: int, folder: str) -> None:
         for name in TASKS:
             for dtype in (torch.float64, torch.float32):
                 torch.save(train(name, Path(folder), ranks, dtype), Path(folder) / f"{name}_{dtype}_{rank}.pt")
-
-
-class Poison(torch.autograd.Function):
-    """The identity, with one bad number in its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor) -> Tensor:
-        return inputs.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        bad = grads[0].clone()
-        bad.view(-1)[-1] = torch.nan
-        return bad
 
 
 def refuse_what_is_not_finite(folder: Path, ranks: Ranks) -> None:

@@ -79,7 +79,8 @@ def test_special_tokens_are_left_out_of_the_text(text: str) -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 300), max_size=20))
 def test_any_ids_give_some_text(ids: list[int]) -> None:
-    trained().decode(ids).encode("utf-8")
+    text = trained().decode(ids)
+    assert text.encode("utf-8").decode("utf-8") == text
 
 
 def test_ids_of_the_special_tokens() -> None:

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -174,18 +175,19 @@ def test_the_end_does_not_wait_long_for_a_store_that_is_locked(
 
 
 def test_a_full_disk_does_not_end_the_sending(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace_json, is_full = tracking_destination.replace_json, True
+    """How far a store is cannot be kept meanwhile: after a kill some points would be sent once more, which the store keeps once."""
+    replace_json, is_full, is_refused = tracking_destination.replace_json, True, threading.Event()
 
     def replace_if_not_full(path: Path, content: Any) -> None:
         if is_full:
+            is_refused.set()
             raise OSError(errno.ENOSPC, "no space left")
         replace_json(path, content)
 
     monkeypatch.setattr(tracking_destination, "replace_json", replace_if_not_full)
     tracker = start(root)
     tracker.log_metrics({"loss": 1.0}, 1)
-    while "no space" not in tracker.senders[0].destination.problem:
-        time.sleep(0.01)
+    assert is_refused.wait(60)
     is_full = False
     tracker.log_metrics({"loss": 2.0}, 2)
     tracker.close()

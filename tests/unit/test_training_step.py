@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from poison import Poison
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
@@ -182,22 +183,6 @@ def test_clipping_keeps_the_direction_and_bounds_the_length(seed: int) -> None:
 
 
 # -------------------------------------------------------------------- what is not finite
-class Poison(torch.autograd.Function):
-    """The identity, whose gradient has one bad number."""
-
-    value = math.nan
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor) -> Tensor:
-        return inputs.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        bad = grads[0].clone()
-        bad.view(-1)[random.randrange(bad.numel())] = Poison.value
-        return bad
-
-
 def bad_loss(model: nn.Module, batch: Rows) -> Tensor:
     loss = summed_loss(model, batch)
     return loss * math.nan if 105 in batch.indices else loss

@@ -14,7 +14,7 @@ from transformer_architectures.config import fingerprint
 from transformer_architectures.errors import CheckpointError
 from transformer_architectures.loading import Loading
 from transformer_architectures.model_folder import RESULTS, open_model_folder
-from transformer_architectures.processes import lost_workers_named
+from transformer_architectures.processes import loader_workers
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed import Ranks, process_group
 from transformer_architectures.training.finish import FinishedRun, finish
@@ -75,7 +75,7 @@ def run_training(
     with (
         process_group(precision.device, config.hang_timeout) as ranks,
         stop_on_signals() as should_stop,
-        lost_workers_named(),
+        loader_workers(),
     ):
         start, stopped = Start(), None
         if ranks.is_main:
@@ -85,14 +85,7 @@ def run_training(
         if stopped is not None:
             raise Stopped(stopped)
         if is_finished(start, config):
-            if not ranks.is_main or start.folder is None:
-                return None
-            model_folder = start.folder.model_dir
-            if not was_ended(start.folder.path):  # killed when only this was left
-                track_missed_end(start.folder.path, model_folder)
-            start.folder.release()
-            print(f"This run is finished, there is nothing left to train. Model folder: {model_folder}")
-            return FinishedRun(model_folder, open_model_folder(model_folder).json(RESULTS), is_new=False)
+            return finished_before(start.folder) if ranks.is_main and start.folder is not None else None
         with tracked_run(architecture, sections, config, start, ranks) as (tracker, folder):
             started = time.perf_counter()
             loading = Loading(ranks.rank, ranks.world_size, config.hang_timeout)
@@ -100,15 +93,7 @@ def run_training(
             with should_stop.at_once():
                 data.setup()
             if tracker is not None:
-                counts = data.row_counts()
-                if counts.get("validation", FEW_ROWS) < FEW_ROWS:
-                    print(
-                        f"only {counts['validation']} validation rows: their scores say little, and choose the weights; "
-                        "give Data.validation, or a larger Data.validation_fraction",
-                        file=sys.stderr,
-                    )
-                print("rows  " + "  ".join(f"{name} {count:,}" for name, count in counts.items()), file=sys.stderr)
-                tracker.describe({f"rows/{name}": count for name, count in counts.items()}, {})
+                tell_rows(data, tracker)
             fit = Fit(task, data, config, precision, tracker, should_stop, start, ranks, started)
             if tracker is not None:  # not before: a checkpoint that does not fit must leave its folder as it was
                 folder.write_config(sections)
@@ -121,6 +106,19 @@ def run_training(
             fit.task.export(fit.model, finished.model_folder, finished.results)
             tracker.log_artifacts(finished.model_folder, "model")
             return finished
+
+
+def tell_rows(data: DataModule, tracker: Tracker) -> None:
+    """Says and tracks how many rows each part has, and warns of a validation part that says nothing."""
+    counts = data.row_counts()
+    if counts.get("validation", FEW_ROWS) < FEW_ROWS:
+        print(
+            f"only {counts['validation']} validation rows: their scores say little, and choose the weights; "
+            "give Data.validation, or a larger Data.validation_fraction",
+            file=sys.stderr,
+        )
+    print("rows  " + "  ".join(f"{name} {count:,}" for name, count in counts.items()), file=sys.stderr)
+    tracker.describe({f"rows/{name}": count for name, count in counts.items()}, {})
 
 
 def track_end(tracker: Tracker, folder: RunFolder, finished: FinishedRun, global_step: int) -> None:
@@ -194,6 +192,15 @@ def is_finished(start: Start, config: TrainingConfig) -> bool:
         return False
     state = RunState.from_dict(start.checkpoint["extra"]["state"])
     return state.is_done(config) and start.folder.has_model_of(state.global_step)
+
+
+def finished_before(folder: RunFolder) -> FinishedRun:
+    """What a run left that an earlier process has finished; says so, and tells the stores if that one was killed before it could."""
+    if not was_ended(folder.path):
+        track_missed_end(folder.path, folder.model_dir)
+    folder.release()
+    print(f"This run is finished, there is nothing left to train. Model folder: {folder.model_dir}")
+    return FinishedRun(folder.model_dir, open_model_folder(folder.model_dir).json(RESULTS), is_new=False)
 
 
 def flat_parameters(sections: Mapping[str, BaseModel]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Sender(threading.Thread):
                         return
                 # `sync` sends for this run; it may not have seen the last entries.
                 self.destination.problem = "another process is sending to it"
-            except OSError as error:  # the run folder's disk is full
+            except OSError as error:  # there is no room for the lock's file
                 self.destination.problem = str(error)
                 if self.closing.is_set():
                     return
@@ -40,11 +40,7 @@ class Sender(threading.Thread):
             time.sleep(0.1)
 
     def send_until_closed(self) -> None:
-        """Sends what there is, again and again; for the last time when the run is over.
-
-        Raises:
-            OSError: how far the store is cannot be kept.
-        """
+        """Sends what there is, again and again; for the last time when the run is over."""
         wait = SEND_INTERVAL
         while True:
             closing = self.closing.is_set()  # asked before the journal is read: no entry comes after it is set

@@ -1,0 +1,85 @@
+"""Workers of loaders: none outlives the block that it was started in, and one that is lost is named."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from transformer_architectures.errors import LostWorkerError
+from transformer_architectures.loading import Loading
+from transformer_architectures.processes import loader_workers
+
+
+class Numbers(Dataset[int]):
+    def __len__(self) -> int:
+        return 1_000
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def loader(timeout: float = 30.0) -> DataLoader[int]:
+    batches = [[index] for index in range(1_000)]
+    return Loading(timeout=timeout).whole(Numbers(), batches, list, num_workers=2, seed=1)
+
+
+@pytest.fixture
+def own_child() -> Iterator[multiprocessing.Process]:
+    """A process that whoever calls the library has started."""
+    child = multiprocessing.Process(target=time.sleep, args=(60,), daemon=True)
+    child.start()
+    yield child
+    child.kill()
+
+
+def stop_in_the_middle() -> None:
+    """As a training that a signal ends."""
+    batches = iter(loader())
+    next(batches)
+    raise SystemExit(143)
+
+
+def test_none_is_left_by_an_exception(own_child: multiprocessing.Process) -> None:
+    """Whose frames hold a loader in its middle: at its end Python would wait for workers that nobody tells to go."""
+    with pytest.raises(SystemExit) as caught:
+        with loader_workers():
+            stop_in_the_middle()
+    assert multiprocessing.active_children() == [own_child] and own_child.is_alive()
+    assert caught.value.code == 143
+
+
+def test_a_killed_worker_is_named() -> None:
+    with pytest.raises(LostWorkerError) as caught:
+        with loader_workers():
+            for _ in loader():
+                worker = multiprocessing.active_children()[0]
+                os.kill(worker.pid or 0, signal.SIGKILL)
+                time.sleep(0.1)
+    assert str(worker.pid) in str(caught.value) and "lost" in str(caught.value)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_stopped_worker_is_named_and_killed() -> None:
+    with pytest.raises(LostWorkerError) as caught:
+        with loader_workers():
+            for number, _ in enumerate(loader(timeout=1.0)):
+                if number == 0:
+                    stopped = multiprocessing.active_children()[0].pid or 0
+                    os.kill(stopped, signal.SIGSTOP)
+    assert f"process {stopped} was stopped" in str(caught.value)
+    assert multiprocessing.active_children() == []
+
+
+def test_one_that_is_stopped_after_its_last_batch_does_not_stay() -> None:
+    with loader_workers():
+        iterator = iter(loader())
+        worker = multiprocessing.active_children()[0]
+        os.kill(worker.pid or 0, signal.SIGSTOP)
+        iterator._shutdown_workers()  # type: ignore[attr-defined]
+        assert worker.is_alive()
+    worker.join(10)
+    assert not worker.is_alive()
