@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.environment import environment
 from benchmarks.steps import DTYPES, optimizer_step
-from benchmarks.training_systems import SYSTEMS, Loss, Size
+from benchmarks.training_systems import SYSTEMS, Size
 from transformer_architectures.architectures.vanilla import (
     LabeledBatch,
     Transformer,

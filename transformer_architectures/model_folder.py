@@ -286,7 +286,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ModelFolderError(f"{path}: cannot be read ({reason_of(error)})") from None
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path}: no JSON ({error})") from None
     if not isinstance(content, dict):

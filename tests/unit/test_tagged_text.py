@@ -263,7 +263,7 @@ def test_odd_files_are_spoken_of(tmp_path: Path) -> None:
     read = read_tagged_text(TaggedTextConfig(file=str(path)), "train")
     assert [row.words for row in read.rows if isinstance(row, TaggedText)] == [("Anna",), ("#", "x")]
     said = " ".join(read.notes)
-    assert "1 -DOCSTART- lines are passed over" in said and "many sentences begin with '#'" in said and "BIOES" in said
+    assert "1 -DOCSTART- lines are passed over" in said and "1 sentences begin with '#'" in said and "BIOES" in said
 
 
 def test_declared_tags_of_iob1_are_converted_too(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Folders that are made once and kept: there whole or not at all, whoever asks and whenever a process dies."""
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from transformer_architectures.durable_files import flush_to_disk
 from transformer_architectures.errors import DataError, reason_of
+from transformer_architectures.file_lock import holding
 
 SIZES = ".sizes.json"  # of all other files of the folder, by relative path
 
@@ -26,13 +26,11 @@ def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
     with _need_of(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_overs(folder.parent)
-        lock = folder.with_name(f"{folder.name}.lock").open("w")  # the kernel releases it when the process dies
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.is_dir():
-            _check(folder)
-        else:
-            _make(folder, make)
+        with holding(folder.with_name(f"{folder.name}.lock")):
+            if folder.is_dir():
+                _check(folder)
+            else:
+                _make(folder, make)
     return folder
 
 
@@ -52,8 +50,7 @@ def file_digest(path: Path) -> bytes:
 def _make(folder: Path, make: Callable[[Path], None]) -> None:
     for left_over in folder.parent.glob(f"{folder.name}.part.*"):  # of one that was killed meanwhile
         shutil.rmtree(left_over, ignore_errors=True)
-    with _need_of(folder.parent):
-        work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part.", dir=folder.parent))
+    work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part.", dir=folder.parent))
     try:
         make(work)
         sizes = {path.relative_to(work).as_posix(): path.stat().st_size for path in work.rglob("*") if path.is_file()}
@@ -90,9 +87,8 @@ def _size(path: Path) -> int | None:
 def _remove_left_overs(parent: Path) -> None:
     """Removes what killed processes left half made: whose lock nobody holds."""
     for left_over in parent.glob("*.part.*"):
-        with left_over.with_name(f"{left_over.name.partition('.part.')[0]}.lock").open("w") as file:
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with holding(left_over.with_name(f"{left_over.name.partition('.part.')[0]}.lock"), wait=False) as alone:
+            if alone:
                 shutil.rmtree(left_over, ignore_errors=True)
 
 

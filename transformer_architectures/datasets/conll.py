@@ -69,7 +69,8 @@ def read_columns(
             first_words[rows[0][1][0] == "#"] += 1
             yield _sentence(path, rows, layout.num_columns, word_column, tag_column)
     if 4 * first_words[True] > first_words.total():
-        count("kind of file has no comments: many sentences begin with '#', which is read as a word")
+        for _ in range(first_words[True]):
+            count("sentences begin with '#', which is read as a word: these files have no comments")
 
 
 def read_conllu(

@@ -8,7 +8,6 @@ colours, and the decoded pixels of small pictures, are by-products.
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from transformer_architectures.config import fingerprint, fingerprint_of
 from transformer_architectures.durable_files import replace_file
-from transformer_architectures.errors import CheckpointError, ModelFolderError, UsageError
+from transformer_architectures.errors import CheckpointError, ModelFolderError, UsageError, reason_of
 from transformer_architectures.model_folder import RESULTS, open_model_folder
 from transformer_architectures.training.checkpointing import read_checkpoint
 from transformer_architectures.training.state import RunState
@@ -41,7 +41,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / LOCK).open("w")
         except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be written ({error.strerror})") from None
+            raise CheckpointError(f"{self.path}: cannot be written ({reason_of(error)})") from None
         try:
             # Not `flock`: forked processes would hold that too, and the workers of a killed run outlive it for seconds.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,7 +91,7 @@ class RunFolder:
         try:
             replace_file(self.path / name, content)
         except OSError as error:
-            raise CheckpointError(f"{self.path / name}: cannot be written ({error.strerror})") from error
+            raise CheckpointError(f"{self.path / name}: cannot be written ({reason_of(error)})") from error
 
     @property
     def fingerprint(self) -> str | None:

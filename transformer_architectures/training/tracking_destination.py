@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from transformer_architectures.durable_files import replace_json
-from transformer_architectures.errors import TrackingError
+from transformer_architectures.errors import TrackingError, reason_of
 from transformer_architectures.file_lock import holding
 from transformer_architectures.training.spool import Entry, Spool
 
@@ -269,7 +269,7 @@ class Destination:
         try:
             replace_json(self.path, asdict(self.cursor))
         except OSError as error:  # a full disk: what is sent once more then, the store keeps once
-            logger.warning("tracking: %s cannot be written (%s)", self.path, error.strerror)
+            logger.warning("tracking: %s cannot be written (%s)", self.path, reason_of(error))
             return
         for entry in acknowledged:
             if self.local and "file" in entry.content:

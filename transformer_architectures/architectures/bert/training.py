@@ -56,9 +56,8 @@ def open_config(config_path: str, overrides: list[str]) -> tuple[Sections, Pretr
     if "num_labels" in model_config.model_fields_set:
         raise ConfigError(f"{config_path}: Model: num_labels: comes with the data; leave it out")
     pretrained = read_pretrained(model_config) if model_config.pretrained else None
-    if (
-        pretrained is None and "pretrained" in model_config.model_fields_set
-    ):  # a variable that was meant to be set, perhaps
+    if pretrained is None and "pretrained" in model_config.model_fields_set:
+        # Perhaps a variable was meant to be set.
         print("Model.pretrained is empty: the model starts from nothing", file=sys.stderr)
     if pretrained is not None:
         model_config = pretrained.model_config

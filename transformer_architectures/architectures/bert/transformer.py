@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from transformer_architectures.architectures.bert.config import BertModelConfig
 from transformer_architectures.architectures.bert.pooling import pool
-from transformer_architectures.attention import FusedLinear
 from transformer_architectures.dropout import Dropout
 from transformer_architectures.embedding import TokenEmbedding
 from transformer_architectures.encoder import Encoder

@@ -21,7 +21,7 @@ from transformer_architectures.datasets.token_store import TokenStore
 from transformer_architectures.datasets.translation_corpus import CorpusRecipe, prepare_corpus, row_counts
 from transformer_architectures.errors import DataError
 from transformer_architectures.loading import Loading, RowByRow
-from transformer_architectures.processes import available_cores, ignore_signals
+from transformer_architectures.processes import available_cores
 from transformer_architectures.samplers import TokenBudgetBatchSampler
 from transformer_architectures.tokenization import Tokenizer, load_tokenizer
 
