@@ -4,14 +4,16 @@ The batches of a run do not depend on the number of its processes: a sampler kno
 of every batch, so that all ranks together take the very steps of a single process, and a run may go on with another number of them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from transformer_architectures.processes import ignore_signals
+from transformer_architectures.processes import ignore_signals, time_limit
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,10 @@ class Loading:
 
     Attributes:
         rank, world_size: which share of each batch is this process's.
-        timeout: seconds after which a batch counts as lost, with the worker that should have loaded it; 0 waits for ever.
     """
 
     rank: int = 0
     world_size: int = 1
-    timeout: float = 0.0
 
     def shares(
         self, dataset: Dataset[Any], batches: Any, reader: ShareReader, *, num_workers: int, seed: int
@@ -131,8 +131,23 @@ class Loading:
             generator=torch.Generator().manual_seed(seed),
             worker_init_fn=ignore_signals,
             pin_memory=torch.cuda.is_available(),
-            timeout=self.timeout if num_workers else 0.0,
         )
+
+
+def waited_for(batches: Iterable[T], seconds: float) -> Iterator[T]:
+    """The batches; one that a loader's workers do not give in this time is an error, see `loader_workers`.
+
+    A loader's own timeout does not cover all of the wait: for a worker that was stopped while it hands over a tensor, for ever.
+    """
+    has_workers = isinstance(batches, DataLoader) and batches.num_workers > 0
+    iterator = iter(batches)
+    while True:
+        with time_limit(seconds if has_workers else 0.0, f"DataLoader gave nothing for {seconds:g} seconds"):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+        yield batch
 
 
 def every_nth(loader: DataLoader[Any], first: int, step: int) -> DataLoader[Any]:
@@ -146,7 +161,6 @@ def every_nth(loader: DataLoader[Any], first: int, step: int) -> DataLoader[Any]
         generator=loader.generator,
         worker_init_fn=loader.worker_init_fn,
         pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
     )
 
 
@@ -183,4 +197,4 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-__all__ = ["Loading", "RowByRow", "Share", "ShareReader", "SpareBatch", "every_nth"]
+__all__ = ["Loading", "RowByRow", "Share", "ShareReader", "SpareBatch", "every_nth", "waited_for"]

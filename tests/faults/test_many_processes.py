@@ -196,7 +196,7 @@ def test_torchrun_restarts_a_killed_worker(folder: Path) -> None:
     undisturbed = Job(folder, 2, "--set", "Training.max_steps=60", root="undisturbed")
     undisturbed.finish()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
-    command += ["--master-port", str(random.randint(20_000, 60_000)), "-m", MODULE, "--config", "config.yaml"]
+    command += ["--standalone", "-m", MODULE, "--config", "config.yaml"]
     command += ["--set", "Training.max_steps=60"]
     environment = {**os.environ, "CHECKPOINT_ROOT": str(folder / "restarted")}
     refused = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

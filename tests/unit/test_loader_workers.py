@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from transformer_architectures.errors import LostWorkerError
-from transformer_architectures.loading import Loading
+from transformer_architectures.loading import Loading, waited_for
 from transformer_architectures.processes import loader_workers
 
 
@@ -22,9 +23,10 @@ class Numbers(Dataset[int]):
         return index
 
 
-def loader(timeout: float = 30.0) -> DataLoader[int]:
+def loader() -> DataLoader[torch.Tensor]:
+    """Of tensors: to hand one over, a worker has to answer in the middle of it."""
     batches = [[index] for index in range(1_000)]
-    return Loading(timeout=timeout).whole(Numbers(), batches, list, num_workers=2, seed=1)
+    return Loading().whole(Numbers(), batches, torch.tensor, num_workers=2, seed=1)
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_a_killed_worker_is_named() -> None:
 def test_a_stopped_worker_is_named_and_killed() -> None:
     with pytest.raises(LostWorkerError) as caught:
         with loader_workers():
-            for number, _ in enumerate(loader(timeout=1.0)):
+            for number, _ in enumerate(waited_for(loader(), 1.0)):
                 if number == 0:
                     stopped = multiprocessing.active_children()[0].pid or 0
                     os.kill(stopped, signal.SIGSTOP)

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from transformer_architectures.errors import LostRankError, UsageError
-from transformer_architectures.loading import every_nth
+from transformer_architectures.loading import every_nth, waited_for
 from transformer_architectures.training.heartbeat import Heartbeat
 
 T = TypeVar("T")
@@ -120,10 +120,12 @@ class SharedWork:
 
     Args:
         between_turns: called on every rank after each turn; what it raises ends the work.
+        timeout: seconds that a batch is waited for where others load it.
     """
 
     ranks: Ranks
     between_turns: Callable[[], None]
+    timeout: float = 0.0
 
     def __call__(self, batches: Iterable[B], compute: Callable[[B], R]) -> list[R]:
         rank, world_size = self.ranks.rank, self.ranks.world_size
@@ -134,7 +136,7 @@ class SharedWork:
         else:
             own = islice(batches, rank, None, world_size)
         results = []
-        remaining = iter(own)
+        remaining = waited_for(own, self.timeout)
         while True:
             batch = list(islice(remaining, 1))
             if not self.ranks.any(bool(batch)):

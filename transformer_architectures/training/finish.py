@@ -43,7 +43,7 @@ def finish(fit: Fit, run_folder: Path) -> FinishedRun | None:
     ranks together; the first one alone reads the weights, and says the rest. None on the others.
     """
     ranks = fit.ranks
-    work = SharedWork(ranks, fit.leave_if_asked)
+    work = SharedWork(ranks, fit.leave_if_asked, fit.config.hang_timeout)
     candidates = candidate_weights(fit, run_folder) if ranks.is_main else {}
 
     def take(name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from transformer_architectures.errors import CheckpointError, DataError
+from transformer_architectures.loading import waited_for
 from transformer_architectures.training.checkpointing import (
     random_state,
     restore,
@@ -126,7 +127,8 @@ class Fit:
         """The micro-batches of each optimizer step, and the seconds until they were there; the last group of an epoch may be
         smaller."""
         asked = time.perf_counter()
-        batches = iter(self.data.train_dataloader(epoch=epoch, start_batch=start_batch))
+        loader = self.data.train_dataloader(epoch=epoch, start_batch=start_batch)
+        batches = waited_for(loader, self.config.hang_timeout)
         while group := list(islice(batches, self.config.accumulation_steps)):
             yield group, time.perf_counter() - asked
             asked = time.perf_counter()
@@ -169,7 +171,8 @@ class Fit:
                 self.stop_if_asked()
 
         scored.eval()
-        scores = self.ranks.agree(self.task.validate(scored, SharedWork(self.ranks, stop_if_asked)))
+        work = SharedWork(self.ranks, stop_if_asked, self.config.hang_timeout)
+        scores = self.ranks.agree(self.task.validate(scored, work))
         samples = self.task.samples(scored, "validation") if self.ranks.is_main else []
         set_random_state(random_before)  # a run that was killed between validation and checkpoint scores once more
         is_best = self.state.note_scores(scores)

@@ -88,7 +88,7 @@ def run_training(
             return finished_before(start.folder) if ranks.is_main and start.folder is not None else None
         with tracked_run(architecture, sections, config, start, ranks) as (tracker, folder):
             started = time.perf_counter()
-            loading = Loading(ranks.rank, ranks.world_size, config.hang_timeout)
+            loading = Loading(ranks.rank, ranks.world_size)
             task, data = build(RunContext(precision, ranks, loading, folder.path))
             with should_stop.at_once():
                 data.setup()

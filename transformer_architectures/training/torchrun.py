@@ -27,11 +27,12 @@ def check_restarts(resume: str | None, device: torch.device) -> None:
         return
     if resume != "auto":
         raise UsageError("torchrun --max-restarts needs --resume auto: a restarted worker would begin a new run")
-    # torchrun keeps its own store where the workers' is to be: restarted ones would not find each other (torch 2.15, gloo).
-    if device.type == "cpu" and os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") != "1":
+    # In the agent's store the addresses of the workers before would be found (gloo, torch 2.15). Only a rendezvous by c10d that is told
+    # so gives each round of workers a store of its own.
+    if device.type == "cpu" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise UsageError(
-            "torchrun --max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment: without it restarted "
-            "workers do not find each other"
+            "torchrun --max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment, and --standalone or "
+            "--rdzv-backend c10d: otherwise restarted workers do not find each other"
         )
 
 
