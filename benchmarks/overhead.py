@@ -28,6 +28,7 @@ from benchmarks.training_speed import SIZES, LabeledBatch, real_batches
 from benchmarks.training_systems import Size, ours
 from transformer_architectures.training import tracking_sender
 from transformer_architectures.training.config import TrainingConfig
+from transformer_architectures.training.distributed import SummedLoss
 from transformer_architectures.training.grad_logging import GradientLogger
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler
 from transformer_architectures.training.precision import resolve_precision
@@ -55,7 +56,7 @@ def training_step(size: Size) -> TrainingStep:
     optimizer = build_optimizer(model, config)
     return TrainingStep(
         model,
-        lambda model, batch: loss(batch) * batch.num_labels,
+        SummedLoss(model, lambda model, batch: loss(batch) * batch.num_labels),
         optimizer,
         build_scheduler(optimizer, config),
         resolve_precision("auto", torch.device("cpu")),

@@ -27,7 +27,7 @@ from transformer_architectures.architectures.vanilla import (
     TransformerDataModule,
     VanillaDataConfig,
 )
-from transformer_architectures.architectures.vanilla.training import compile_stacks
+from transformer_architectures.training.sharding import compile_blocks
 
 SIZES = (Size("4+4 x 128", 4, 128, 4, 256), Size("3+3 x 256", 3, 256, 4, 1024))
 BATCH_TOKENS = 4096
@@ -99,7 +99,7 @@ def measure(
 def compile_in_place(model: nn.Module) -> None:
     """Ours as `Training.compile` does it; a peer whole, as its users would."""
     if isinstance(model, Transformer):
-        compile_stacks(model)
+        compile_blocks(model)
     else:
         model.compile(dynamic=False)
 

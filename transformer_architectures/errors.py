@@ -1,5 +1,7 @@
 """Every error that the library raises on purpose, each with the exit code of the commands (0 done, 2 usage, 1 the rest)."""
 
+MAX_ERROR = 300  # characters of somebody else's message
+
 
 class TransformerArchitecturesError(Exception):
     """Base of all errors of this library. The message is one line that says what is wrong and what to do."""
@@ -10,6 +12,12 @@ class TransformerArchitecturesError(Exception):
 def reason_of(error: Exception) -> str:
     """Why something cannot be read or written, in one line. Files are not named: the message of which this is a part has done so."""
     return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
+def in_short(error: Exception) -> str:
+    """An error of somebody else's code in one line, and not all of a long list."""
+    line = reason_of(error)
+    return line if len(line) <= MAX_ERROR else f"{line[:MAX_ERROR]} ..."
 
 
 class ConfigError(TransformerArchitecturesError):

@@ -22,7 +22,8 @@ from torch import nn
 from transformer_architectures.config import fingerprint
 from transformer_architectures.errors import CheckpointError, ModelFolderError, TrackingError
 from transformer_architectures.model_folder import open_model_folder, seal
-from transformer_architectures.training.checkpointing import digest_path, random_state, write_checked
+from transformer_architectures.training.checked_files import digest_path
+from transformer_architectures.training.checkpointing import random_state, write_checked
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.finish import candidate_weights
 from transformer_architectures.training.loop import Fit
@@ -349,12 +350,12 @@ def fit_at_its_end() -> Fit:
 
 def test_weights_of_another_run_are_never_exported(root: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither as the best ones nor in a mean; without them the run ends with what it has, and says so."""
-    whole = candidate_weights(fit_at_its_end(), run)
+    whole = candidate_weights(fit := fit_at_its_end(), fit.model, None, run)
     assert {name: float(weights["weight"][0, 0]) for name, weights in whole.items()} == {"single": 1.0, "averaged": 2.5}
     other = make_run(root, "other", "b" * 32)
     bring(other / "best_1.pt", run / "best_1.pt", with_digest=True)
     bring(other / "step_2.pt", run / "step_2.pt", with_digest=True)
-    found = candidate_weights(fit_at_its_end(), run)
+    found = candidate_weights(fit := fit_at_its_end(), fit.model, None, run)
     assert {name: float(weights["weight"][0, 0]) for name, weights in found.items()} == {"single": 7.0}
     said = capsys.readouterr().err
     assert "best_1.pt" in said and "step_2.pt" in said

@@ -166,9 +166,6 @@ class GoldenTask:
         model: nn.Module = MODELS[self.name]().model
         return model
 
-    def compile(self, model: Any) -> None:
-        model.compile()
-
     def learning_rate_scale(self, model: Any, parameter: str) -> float:
         return 1.0
 

@@ -22,7 +22,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from transformer_architectures.errors import CheckpointError, TrackingError
-from transformer_architectures.training import checkpointing
+from transformer_architectures.training import checked_files, checkpointing
 from transformer_architectures.training.checkpointing import (
     digest_path,
     load_checkpoint,
@@ -303,8 +303,8 @@ class FullDisk(io.BufferedWriter):
 
 
 def fail_in_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = checkpointing._HashingWriter
-    monkeypatch.setattr(checkpointing, "_HashingWriter", lambda file: writer(FullDisk(file.raw)))
+    writer = checked_files._HashingWriter
+    monkeypatch.setattr(checked_files, "_HashingWriter", lambda file: writer(FullDisk(file.raw)))
 
 
 def fail_in_rename(number: int) -> Callable[[pytest.MonkeyPatch], None]:

@@ -271,6 +271,9 @@ LEFT_OUT = {
     "hang_timeout": 30,
     "histogram_interval": 9,
     "device": "cpu",
+    "sharding": "fsdp",
+    "cpu_offload": True,
+    "activation_checkpointing": True,
     "max_steps": 77,
     "max_epochs": 77,
 }

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +17,13 @@ from transformer_architectures.errors import CheckpointError, DataError, NonFini
 from transformer_architectures.training.checkpointing import read_checkpoint
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.loop import Fit
-from transformer_architectures.training.precision import Precision, compile_every_shape
+from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.run_folder import RunFolder, Start
+from transformer_architectures.training.sharding import compile_blocks
 from transformer_architectures.training.signals import Stopped, StopRequest
 from transformer_architectures.training.state import RunState
 from transformer_architectures.training.task import Artifact, Scores
+from transformer_architectures.transformer_blocks import TransformerBlock
 
 BATCHES = 5
 
@@ -71,9 +74,6 @@ class Regression:
 
     def build_model(self) -> nn.Module:
         return nn.Linear(3, 1)
-
-    def compile(self, model: Any) -> None:
-        model.compile()
 
     def learning_rate_scale(self, model: Any, parameter: str) -> float:
         return 1.0
@@ -239,26 +239,28 @@ def test_the_end_of_a_run_is_logged_too(fit: Callable[..., Fit], capsys: pytest.
     assert ["step 5/7" in lines[0], "step 7/7" in lines[1], len(lines)] == [True, True, 2]
 
 
-class Shifted(nn.Module):
-    """A module of our own: torch 2.11 does not count its own ones."""
+class Shifted(TransformerBlock):
+    """The simplest block; the checks of shapes that tests turn on cannot be compiled."""
 
     def __init__(self) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.linear = nn.Linear(3, 3)
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.linear(inputs) + 1
+    def forward(self, hidden_states: Tensor, *unused: Any) -> Tensor:
+        return self.linear(hidden_states) + 1
 
 
-def test_every_shape_is_compiled() -> None:
-    """Or else some would be left to Python, and which ones would depend on where a resumed run goes on."""
+def test_every_shape_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or else some would be left to Python, and which ones would depend on where a resumed run goes on. Equal blocks share a graph."""
     from torch._dynamo.testing import CompileCounter
 
     torch._dynamo.reset()
-    compile_every_shape()
     counter = CompileCounter()
-    model = Shifted()
-    model.compile(dynamic=False, backend=counter)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    model = nn.Sequential(Shifted(), Shifted(), Shifted())
+    names = list(model.state_dict())
+    compile_blocks(model)
     for rows in range(2, 22):
-        model(torch.ones(rows, 3))
+        model(torch.ones(rows, 3, requires_grad=True))
     assert counter.frame_count == 20
+    assert list(model.state_dict()) == names

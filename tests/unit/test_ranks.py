@@ -15,7 +15,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 from PIL import Image
 from poison import Poison
-from torch import Tensor
+from torch import Tensor, nn
 
 from transformer_architectures.architectures import bert, vanilla, vit
 from transformer_architectures.architectures.bert.masked_language_model import MaskedLanguageModelTask
@@ -24,10 +24,16 @@ from transformer_architectures.architectures.vit.training import ImageClassifica
 from transformer_architectures.errors import NonFiniteError
 from transformer_architectures.loading import Loading
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import Ranks, SharedWork, process_group
+from transformer_architectures.training.distributed import Ranks, SharedWork, SummedLoss, data_parallel, process_group
 from transformer_architectures.training.multi_label_loss import multi_label_loss
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler, gradients
 from transformer_architectures.training.precision import Precision
+from transformer_architectures.training.sharding import (
+    PlainCopies,
+    checkpoint_activations,
+    fully_sharded,
+    whole,
+)
 from transformer_architectures.training.step import TrainingStep
 
 STEPS = 20
@@ -120,21 +126,32 @@ def batches_from(data: Any, step: int) -> Iterator[list[Any]]:
             done += 1
 
 
-def train(name: str, folder: Path, ranks: Ranks, dtype: torch.dtype) -> dict[str, Any]:
-    """Losses, the rows of each step, all gradients of each step in one vector, and scores at the end."""
+def train(name: str, folder: Path, ranks: Ranks, dtype: torch.dtype, is_sharded: bool = False) -> dict[str, Any]:
+    """Losses, the rows of each step, all gradients of each step in one vector, and scores at the end.
+
+    Args:
+        is_sharded: ranks share the model, and blocks compute their activations again.
+    """
     task, data = TASKS[name](folder, Loading(ranks.rank, ranks.world_size))
     torch.manual_seed(1)
     model = task.build_model().to(dtype)
     config = TrainingConfig(max_steps=STEPS, warmup_steps=0, learning_rate=0.01)
+    copies, summed_loss = PlainCopies(model), SummedLoss(model, task.loss)
+    if is_sharded:
+        checkpoint_activations(model)
+        parallel: nn.Module = fully_sharded(summed_loss, Precision(CPU, None))
+    else:
+        parallel = data_parallel(summed_loss, ranks)
     optimizer = build_optimizer(model, config)
     step = TrainingStep(
-        model, task.loss, optimizer, build_scheduler(optimizer, config), Precision(CPU, None), 0.5, ranks=ranks
+        model, parallel, optimizer, build_scheduler(optimizer, config), Precision(CPU, None), 0.5, ranks=ranks
     )
     losses, rows, found = [], [], []
     for micro_batches, _ in zip(batches_from(data, 0), range(STEPS), strict=False):
         losses.append(step(micro_batches).loss)
         rows.append([tuple(batch.indices) for batch in micro_batches])
-        found.append(torch.cat([gradient.flatten() for gradient in gradients(model.parameters())]).clone())
+        found.append(torch.cat([whole(gradient).flatten() for gradient in gradients(model.parameters())]).clone())
+    model = copies.of(model, CPU) if is_sharded else model
     model.eval()
     scores = task.validate(model.float(), SharedWork(ranks, lambda: None))
     return {"losses": losses, "rows": rows, "gradients": torch.stack(found), "scores": scores}
@@ -150,7 +167,9 @@ def work(rank: int, world_size: int, port: int, folder: str) -> None:
         refuse_what_is_not_finite(Path(folder), ranks)
         for name in TASKS:
             for dtype in (torch.float64, torch.float32):
-                torch.save(train(name, Path(folder), ranks, dtype), Path(folder) / f"{name}_{dtype}_{rank}.pt")
+                for is_sharded in (False, True):
+                    found = train(name, Path(folder), ranks, dtype, is_sharded)
+                    torch.save(found, Path(folder) / f"{name}_{dtype}_{is_sharded}_{rank}.pt")
 
 
 def refuse_what_is_not_finite(folder: Path, ranks: Ranks) -> None:
@@ -172,9 +191,10 @@ def refuse_what_is_not_finite(folder: Path, ranks: Ranks) -> None:
             return value + 0 * Poison.apply(weight).sum() if in_gradient else value * torch.nan
 
         config = TrainingConfig(max_steps=STEPS, warmup_steps=0)
+        summed_loss = data_parallel(SummedLoss(model, loss), ranks)
         optimizer = build_optimizer(model, config)
         step = TrainingStep(
-            model, loss, optimizer, build_scheduler(optimizer, config), Precision(CPU, None), ranks=ranks
+            model, summed_loss, optimizer, build_scheduler(optimizer, config), Precision(CPU, None), ranks=ranks
         )
         micro_batches = next(batches_from(data, 0))
         before = [weight.detach().clone() for weight in model.parameters()]
@@ -200,8 +220,10 @@ def test_ranks_take_the_steps_of_one(seed: int, tmp_path: Path, world_size: int)
         for dtype in (torch.float64, torch.float32)
     }
     multiprocessing.spawn(work, (world_size, free_port(), str(tmp_path)), nprocs=world_size)
-    for (name, dtype), expected in one.items():
-        ranks = [torch.load(tmp_path / f"{name}_{dtype}_{rank}.pt", weights_only=True) for rank in range(world_size)]
+    for (name, dtype), is_sharded in itertools.product(one, (False, True)):
+        expected = one[name, dtype]
+        files = [tmp_path / f"{name}_{dtype}_{is_sharded}_{rank}.pt" for rank in range(world_size)]
+        ranks = [torch.load(file, weights_only=True) for file in files]
         for found in ranks:
             assert found["scores"] == expected["scores"] if dtype is torch.float64 else True, name
             check_close(found["gradients"], expected["gradients"], 1e-10 if dtype is torch.float64 else 1e-5, name)

@@ -19,6 +19,7 @@ from transformer_architectures.embedding import TokenEmbedding
 from transformer_architectures.errors import NonFiniteError
 from transformer_architectures.positions import LearnedPositions
 from transformer_architectures.training.config import TrainingConfig
+from transformer_architectures.training.distributed import SummedLoss
 from transformer_architectures.training.optimization import (
     build_ema,
     build_optimizer,
@@ -85,7 +86,7 @@ def training_step(settings: TrainingConfig, loss: Callable[..., Tensor] = summed
     optimizer = build_optimizer(model, settings)
     return TrainingStep(
         model=model,
-        loss=loss,
+        summed_loss=SummedLoss(model, loss),
         optimizer=optimizer,
         scheduler=build_scheduler(optimizer, settings),
         precision=Precision(torch.device("cpu"), None),
@@ -96,7 +97,7 @@ def training_step(settings: TrainingConfig, loss: Callable[..., Tensor] = summed
 
 def twin(step: TrainingStep, settings: TrainingConfig) -> TrainingStep:
     """Another one with the same weights."""
-    other = training_step(settings, step.loss)
+    other = training_step(settings, step.summed_loss.loss)
     other.model.load_state_dict(step.model.state_dict())
     if other.ema is not None:
         other.ema.module.load_state_dict(step.model.state_dict())

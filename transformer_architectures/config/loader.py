@@ -19,7 +19,7 @@ from transformer_architectures.errors import ConfigError
 NOT_IN_FINGERPRINT = {
     "Training": {
         "checkpoint_root", "run_name", "experiment", "log_interval", "histogram_interval", "device", "max_steps", "max_epochs",
-        "hang_timeout"
+        "hang_timeout", "sharding", "cpu_offload", "activation_checkpointing"
     }
 }  # fmt: skip
 

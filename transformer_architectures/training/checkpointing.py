@@ -1,32 +1,31 @@
 """Checkpoints that are whole or absent, checked before they are parsed, and read without executing anything.
 
-A checkpoint is written to a temporary name, flushed, renamed. Beside it stands the SHA-256 of the whole file: the checks that
-a zip brings along cover neither its headers nor its padding, and torch does not look at them when it reads.
+One file for a model that each process holds as a whole; where ranks share it, see `sharded_checkpoints`.
 """
 
-import hashlib
 import io
-import os
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
-from transformer_architectures.durable_files import flush_to_disk, replace_file, temporary_name
 from transformer_architectures.errors import (
     CheckpointError,
-    TrackingError,
     TransformerArchitecturesError,
-    reason_of,
+    in_short,
 )
+from transformer_architectures.training.checked_files import digest_path, read_with_digest, write_with_digest
+from transformer_architectures.training.run_place import path_in_run
+from transformer_architectures.training.sharded_checkpoints import INDEX, is_of_shares, load_shares, read_index
 
 FORMAT = 1
 # What every checkpoint holds.
@@ -39,9 +38,6 @@ CONTENT: dict[str, tuple[type, ...]] = {
     "scheduler": (dict, NoneType),
     "extra": (dict,),
 }
-
-
-MAX_ERROR = 300  # characters of somebody else's message
 
 
 def save_checkpoint(
@@ -66,79 +62,44 @@ def save_checkpoint(
         TrackingError: no MLflow run is active.
         CheckpointError: the file cannot be written; an older one of that name is untouched.
     """
-    import mlflow
-
-    run = mlflow.active_run()
-    if run is None:
-        raise TrackingError("no MLflow run is active: a checkpoint lies in the folder of its run")
-    folder = Path(checkpoint_root) / model_name / f"{run.info.run_name}_{run.info.run_id[:6]}"
-    path = folder / (filename or f"epoch_{epoch}.pt")
+    path, run_id = path_in_run(checkpoint_root, model_name, filename or f"epoch_{epoch}.pt")
     content = {
         "format": FORMAT,
         "epoch": epoch,
         "global_step": global_step,
-        "run_id": run.info.run_id,
+        "run_id": run_id,
         "model": model.state_dict(),
         "optimizer": None if optimizer is None else optimizer.state_dict(),
         "scheduler": None if scheduler is None else scheduler.state_dict(),
         "extra": dict(extra_state or {}),
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_checked(path, content)
     except (OSError, RuntimeError) as error:  # torch turns what a file refuses into a RuntimeError
-        raise CheckpointError(f"{path}: cannot be written ({_in_short(error)})") from error
+        raise CheckpointError(f"{path}: cannot be written ({in_short(error)})") from error
     return path
 
 
 def write_checked(path: Path, content: Mapping[str, Any]) -> None:
-    """Puts a file and its digest in place; whatever interrupts it, an older file of that name stays intact until then.
-
-    Two files cannot be renamed at once: in between, the digest file names the older content as well as the newer one.
-    """
-    temporary, digest_file = temporary_name(path), digest_path(path)
-    try:
-        with temporary.open("wb") as file:
-            writer = _HashingWriter(file)
-            try:
-                torch.save(dict(content), cast(IO[bytes], writer))
-            except RuntimeError:
-                if writer.failure is not None:  # torch's own message does not tell why
-                    raise writer.failure from None
-                raise
-            file.flush()
-            os.fsync(file.fileno())
-        digest = f"{writer.digest.hexdigest()}  {path.name}\n"
-        older = digest_file.read_bytes() if path.exists() and digest_file.exists() else b""
-        replace_file(digest_file, digest.encode() + older)
-        temporary.replace(path)
-        flush_to_disk(path.parent)
-        if older:
-            with suppress(OSError):  # both are in place: a line too many does no harm
-                replace_file(digest_file, digest.encode())
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Puts the content and its digest in place; see `write_with_digest`."""
+    write_with_digest(path, lambda file: torch.save(dict(content), file))
 
 
 def read_checkpoint(checkpoint_path: str | Path) -> dict[str, Any]:
-    """The content of an intact checkpoint, on the CPU.
+    """The content of an intact checkpoint, on the CPU; of one that ranks have shared (``.json``) all but its tensors.
 
     Raises:
         CheckpointError: it is missing, damaged, without its digest, or no checkpoint of this library.
     """
     path = Path(checkpoint_path)
-    try:
-        expected = digest_path(path).read_text().split()
-        content = path.read_bytes()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({reason_of(error)})") from None
-    # The digest is taken of the very bytes that are parsed.
-    if hashlib.sha256(content).hexdigest() not in expected:
-        raise CheckpointError(f"{path}: damaged, its SHA-256 is not the one in {digest_path(path).name}")
+    if path.suffix == INDEX:
+        return read_index(path)
+    content = read_with_digest(path)
     try:
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler lets out whatever it trips over
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({_in_short(error)})") from None
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({in_short(error)})") from None
     is_ours = (
         isinstance(checkpoint, dict) and checkpoint.get("format") == FORMAT and CONTENT.keys() <= checkpoint.keys()
     )
@@ -169,18 +130,31 @@ def restore(
     model: nn.Module,
     optimizer: Optimizer | None = None,
     scheduler: LRScheduler | None = None,
+    ema: AveragedModel | None = None,
 ) -> None:
-    """Copies a checkpoint that has been read into model, optimizer and schedule."""
-    parts: list[tuple[str, Any]] = [("model", model), ("optimizer", optimizer), ("scheduler", scheduler)]
-    for name, part in parts:
+    """Copies a checkpoint that has been read into model, optimizer, schedule and moving average."""
+    parts: list[tuple[str, Any, Any]] = [("scheduler", scheduler, checkpoint["scheduler"])]
+    if not is_of_shares(checkpoint):
+        parts = [
+            ("model", model, checkpoint["model"]),
+            ("optimizer", optimizer, checkpoint["optimizer"]),
+            *parts,
+            ("moving average of the weights", ema, checkpoint["extra"].get("ema")),
+        ]
+    for name, part, saved in parts:
         if part is None:
             continue
-        if checkpoint[name] is None:
+        if saved is None:
             raise CheckpointError(f"{origin}: holds no {name}, so no training can go on from it")
         try:
-            part.load_state_dict(checkpoint[name])
+            part.load_state_dict(saved)
         except Exception as error:  # torch looks at shapes and names, and lets out what anything else leads to
-            raise CheckpointError(f"{origin}: its {name} does not fit ({_in_short(error)})") from None
+            raise CheckpointError(f"{origin}: its {name} does not fit ({in_short(error)})") from None
+    if is_of_shares(checkpoint):
+        try:
+            load_shares(checkpoint, model, optimizer, ema)
+        except CheckpointError as error:
+            raise CheckpointError(f"{origin}: does not fit ({error})") from None
 
 
 def resume_mlflow_run(run_id: str, epoch: int, global_step: int) -> Any:
@@ -190,11 +164,6 @@ def resume_mlflow_run(run_id: str, epoch: int, global_step: int) -> Any:
     run = mlflow.start_run(run_id=run_id, log_system_metrics=False)
     mlflow.set_tags({"resumed_from_epoch": epoch, "resumed_from_step": global_step})
     return run
-
-
-def digest_path(path: Path) -> Path:
-    """Where a checkpoint's digest lies; the form is that of ``sha256sum --check``."""
-    return path.with_name(f"{path.name}.sha256")
 
 
 def seed_generators(seed: int) -> None:
@@ -227,7 +196,7 @@ def restoring(origin: str | Path) -> Iterator[None]:
     except TransformerArchitecturesError:
         raise
     except Exception as error:  # whoever is given the wrong thing trips over it in his own way
-        raise CheckpointError(f"{origin}: does not fit ({type(error).__name__}: {_in_short(error)})") from None
+        raise CheckpointError(f"{origin}: does not fit ({type(error).__name__}: {in_short(error)})") from None
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
@@ -239,32 +208,6 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-
-
-class _HashingWriter(io.RawIOBase):
-    """Hashes what passes through to a file."""
-
-    def __init__(self, file: io.BufferedWriter) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
-        self.failure: OSError | None = None
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.failure = error
-            raise
-
-
-def _in_short(error: Exception) -> str:
-    """An error of somebody else's code in one line, and not all of a long list."""
-    line = reason_of(error)
-    return line if len(line) <= MAX_ERROR else f"{line[:MAX_ERROR]} ..."
 
 
 __all__ = [

@@ -21,6 +21,13 @@ class TrainingConfig(StrictModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; torch's own choice unless given")
     compile: bool = Field(False, description="torch.compile, a graph for every shape")
+    sharding: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="each of several processes holds the whole model (ddp) or a share of it (fsdp)"
+    )
+    cpu_offload: bool = Field(False, description="with fsdp: shares and moments lie in the host's memory")
+    activation_checkpointing: bool = Field(
+        False, description="blocks keep their inputs only and compute again: less memory, a third more computing"
+    )
     hang_timeout: float = Field(
         600.0, gt=0, description="seconds to wait for another rank, or for a worker that loads batches"
     )
@@ -70,6 +77,8 @@ class TrainingConfig(StrictModel):
             raise ValueError("max_steps or max_epochs is needed, or the run would never end")
         if self.schedule in ("linear", "cosine") and self.max_steps is None:
             raise ValueError(f"schedule {self.schedule} needs max_steps: it falls to zero there")
+        if self.cpu_offload and self.sharding != "fsdp":
+            raise ValueError("cpu_offload needs sharding fsdp: it is shares of the model that lie in the host's memory")
         if self.average_last == 1:
             raise ValueError("average_last 1 averages nothing: leave it out, or take at least 2")
         if self.average_last > self.keep_checkpoints:

@@ -49,6 +49,14 @@ class Ranks:
         dist.all_reduce(totals)
         return [float(total) for total in totals]
 
+    def sum_tensor(self, tensor: Tensor) -> Tensor:
+        """The sum of all ranks' tensors of one shape."""
+        if self.world_size == 1:
+            return tensor
+        total = tensor.to(_communication_device())
+        dist.all_reduce(total)
+        return total.to(tensor.device)
+
     def any(self, flag: bool) -> bool:
         """Whether any rank says yes."""
         return self.sum(float(flag))[0] > 0
@@ -148,17 +156,27 @@ class SharedWork:
 
 
 @contextmanager
-def process_group(device: torch.device, hang_timeout: float = 600.0) -> Iterator[Ranks]:
+def process_group(device: torch.device, hang_timeout: float = 600.0, is_sharded: bool = False) -> Iterator[Ranks]:
     """Joins the processes that ``torchrun`` started; a single process outside of it is its own world.
 
     Args:
         hang_timeout: seconds that a rank waits for the others.
+        is_sharded: whether the ranks will share the model: then a single process is a group of one.
 
     Raises:
         LostRankError: another rank was killed, stopped or cut off.
     """
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    if is_sharded and device.type == "cuda":
+        backend = "cpu:gloo,cuda:nccl"  # shares may lie in the host's memory
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        yield Ranks()
+        if is_sharded:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+        try:
+            yield Ranks()
+        finally:
+            if is_sharded:
+                dist.destroy_process_group()
         return
     missing = [name for name in TORCHRUN_NUMBERS if not os.environ.get(name, "").isdecimal()]
     if missing:
@@ -168,7 +186,7 @@ def process_group(device: torch.device, hang_timeout: float = 600.0) -> Iterator
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     timeout = timedelta(seconds=hang_timeout)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    dist.init_process_group(backend, timeout=timeout)
     ranks = Ranks(dist.get_rank(), dist.get_world_size())
     heartbeat = Heartbeat.start(ranks.rank, ranks.gather)
     try:
@@ -183,7 +201,7 @@ def process_group(device: torch.device, hang_timeout: float = 600.0) -> Iterator
 
 
 def _communication_device() -> torch.device:
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    return torch.device("cuda" if "nccl" in str(dist.get_backend_config()) else "cpu")
 
 
 __all__ = ["Ranks", "SharedWork", "SummedLoss", "data_parallel", "process_group", "without_sum"]

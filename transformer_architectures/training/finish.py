@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from transformer_architectures.errors import CheckpointError
 from transformer_architectures.training.distributed import SharedWork
 from transformer_architectures.training.loop import Fit
 from transformer_architectures.training.optimization import mean_of_weights
 from transformer_architectures.training.run_folder import MODEL, read_own
+from transformer_architectures.training.sharded_checkpoints import is_of_shares, load_shares
 from transformer_architectures.training.task import Artifact, Scores
 
 VERSIONS_OF = ("transformer-architectures", "torch", "numpy", "torchvision", "pillow", "tokenizers", "sacrebleu")
@@ -35,8 +36,8 @@ class FinishedRun:
     is_new: bool = True
 
 
-def finish(fit: Fit, run_folder: Path) -> FinishedRun | None:
-    """Scores the candidates on validation and the winner on test, whose weights the model has then. Nothing is written yet.
+def finish(fit: Fit, model: nn.Module, run_folder: Path) -> FinishedRun | None:
+    """Scores the candidates on validation and the winner on test, whose weights ``model`` has then. Nothing is written yet.
 
     Candidates are the weights that were best while training; where that was their moving average, the last single ones too;
     and the mean of the last k checkpoints where the config asks for it. All are scored by the path that `predict` takes, by all
@@ -44,21 +45,22 @@ def finish(fit: Fit, run_folder: Path) -> FinishedRun | None:
     """
     ranks = fit.ranks
     work = SharedWork(ranks, fit.leave_if_asked, fit.config.hang_timeout)
-    candidates = candidate_weights(fit, run_folder) if ranks.is_main else {}
+    averaged = None if fit.ema is None else fit.plain(fit.ema.module)
+    candidates = candidate_weights(fit, model, averaged, run_folder) if ranks.is_main else {}
 
     def take(name: str) -> None:
         if ranks.is_main:
-            fit.model.load_state_dict(candidates[name])
-        ranks.copy_weights(fit.model)
-        fit.model.eval()
+            model.load_state_dict(candidates[name])
+        ranks.copy_weights(model)
+        model.eval()
 
     validation: dict[str, Scores] = {}
     for name in ranks.agree(list(candidates)):
         take(name)
-        validation[name] = fit.task.evaluate(fit.model, "validation", work)
+        validation[name] = fit.task.evaluate(model, "validation", work)
     chosen = ranks.agree(max(validation, key=lambda name: next(iter(validation[name].values()))))
     take(chosen)
-    test = fit.task.evaluate(fit.model, "test", work) or None
+    test = fit.task.evaluate(model, "test", work) or None
     if not ranks.is_main:
         return None
     state = fit.state
@@ -75,37 +77,58 @@ def finish(fit: Fit, run_folder: Path) -> FinishedRun | None:
             "wall_seconds": round(time.perf_counter() - fit.started, 1),
             f"{fit.task.unit}_per_second": round(state.num_tokens / max(state.training_seconds, 1e-9), 1),
         },
-        "parameters": sum(parameter.numel() for parameter in fit.model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "global_step": state.global_step,
         "weights_step": state.best_step if chosen == best_name(fit) else state.global_step,
         "precision": fit.precision.name,
         "seed": fit.config.seed,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}},
     }
-    return FinishedRun(
-        run_folder / MODEL, results, fit.task.samples(fit.model, part), fit.task.artifacts(fit.model, part)
-    )
+    return FinishedRun(run_folder / MODEL, results, fit.task.samples(model, part), fit.task.artifacts(model, part))
 
 
-def candidate_weights(fit: Fit, run_folder: Path) -> dict[str, Mapping[str, Tensor]]:
-    """The weights that might be exported, by the name that `results.json` gives them."""
-    best = best_name(fit)
-    exported = fit.model if fit.ema is None else fit.ema.module
+def candidate_weights(
+    fit: Fit, model: nn.Module, averaged: nn.Module | None, run_folder: Path
+) -> dict[str, Mapping[str, Tensor]]:
+    """The weights that might be exported, by the name that `results.json` gives them.
+
+    Args:
+        model: with the last weights; averaged: with their moving average, where there is one.
+    """
+    last = weights_of(model)
     try:
-        weights = read_own(run_folder / fit.state.best_filename)["model"]
+        best = read_own(run_folder / fit.state.best_filename)["model"]
     except CheckpointError as error:
         print(f"{error}; the last weights take the place of the best ones", file=sys.stderr)
-        weights = {name: tensor.clone() for name, tensor in exported.state_dict().items()}
-    candidates: dict[str, Mapping[str, Tensor]] = {best: weights}
-    if fit.ema is not None:  # while training only their average was scored
-        candidates["single"] = {name: tensor.clone() for name, tensor in fit.model.state_dict().items()}
-    last = list(fit.state.scheduled)[-fit.config.average_last :] if fit.config.average_last > 1 else []
-    if len(last) > 1:
+        best = last if averaged is None else weights_of(averaged)
+    candidates: dict[str, Mapping[str, Tensor]] = {best_name(fit): best}
+    if averaged is not None:  # while training only their average was scored
+        candidates["single"] = last
+    scheduled = list(fit.state.scheduled)[-fit.config.average_last :] if fit.config.average_last > 1 else []
+    if len(scheduled) > 1:
         try:
-            candidates["averaged"] = mean_of_weights([read_own(run_folder / name)["model"] for name in last])
+            candidates["averaged"] = mean_of_weights([saved_weights(run_folder / name, model) for name in scheduled])
         except CheckpointError as error:
             print(f"{error}; the last checkpoints are not averaged", file=sys.stderr)
     return candidates
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the state dict."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def saved_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The state dict that a checkpoint of the run holds; ``model`` may have it afterwards.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+    """
+    checkpoint = read_own(path)
+    if not is_of_shares(checkpoint):
+        return cast(dict[str, Tensor], checkpoint["model"])
+    load_shares(checkpoint, model)
+    return weights_of(model)
 
 
 def best_name(fit: Fit) -> str:

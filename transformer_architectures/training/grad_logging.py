@@ -21,6 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from transformer_architectures.errors import TrackingError
+from transformer_architectures.training.distributed import Ranks
+from transformer_architectures.training.sharded_checkpoints import is_shared, own_share
 
 BITS_SHIFT = 22  # what is left of a float32: sign, 8 bits of exponent, 1 of mantissa
 NUM_CODES = 2**10
@@ -71,13 +73,20 @@ class Histograms:
     gradients: Float[np.ndarray, "rows bins"]
 
 
-def count(model: nn.Module, step: int) -> Histograms:
-    """Counts the values of all parameters and gradients. Tied parameters are one row; names are those before compilation."""
+def count(model: nn.Module, step: int, ranks: Ranks = Ranks()) -> Histograms:
+    """Counts the values of all parameters and gradients; tied parameters are one row; names are those before compilation.
+
+    Args:
+        ranks: where they hold a share each of the parameters, all count together.
+    """
     named = list(model.named_parameters())
     nothing = torch.zeros(NUM_CODES, dtype=torch.int64)
-    parameters = [histogram_codes(parameter) for _, parameter in named]
-    gradients = [nothing if p.grad is None else histogram_codes(p.grad) for _, p in named]
-    counts = torch.stack([torch.stack(parameters), torch.stack(gradients)]).float() @ codes_to_bins()
+    parameters = [histogram_codes(own_share(parameter)) for _, parameter in named]
+    gradients = [nothing if p.grad is None else histogram_codes(own_share(p.grad)) for _, p in named]
+    codes = torch.stack([torch.stack(parameters), torch.stack(gradients)])
+    if is_shared(model):
+        codes = ranks.sum_tensor(codes)
+    counts = codes.float() @ codes_to_bins()
     names = tuple(name.replace("_orig_mod.", "") for name, _ in named)
     return Histograms(step, names, counts[0].numpy(), counts[1].numpy())
 
@@ -157,14 +166,19 @@ class GradientLogger:
 
     def async_log(self, model: nn.Module, step: int) -> None:
         """Counts, if this step is one of an interval, and leaves the drawing to the background."""
-        if step % self.interval:
-            return
-        if (
-            self.waiting.qsize() >= MAX_WAITING
-        ):  # the drawing takes longer than an interval: training does not wait for it
-            self.num_skipped += 1
-            return
-        self.waiting.put(count(model, step))
+        if step % self.interval == 0 and self.has_room():
+            self.waiting.put(count(model, step))
+
+    def draw(self, histograms: Histograms) -> None:
+        """Leaves the drawing to the background."""
+        if self.has_room():
+            self.waiting.put(histograms)
+
+    def has_room(self) -> bool:
+        """Whether drawing keeps up; where it takes longer than an interval, training does not wait for it."""
+        is_full = self.waiting.qsize() >= MAX_WAITING
+        self.num_skipped += is_full
+        return not is_full
 
     def draw_all(self) -> None:
         """The background thread."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from transformer_architectures.errors import CheckpointError, DataError
 from transformer_architectures.loading import waited_for
+from transformer_architectures.training.checked_files import digest_path
 from transformer_architectures.training.checkpointing import (
     random_state,
     restore,
@@ -20,14 +21,21 @@ from transformer_architectures.training.checkpointing import (
     set_random_state,
 )
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import Ranks, SharedWork
-from transformer_architectures.training.grad_logging import GradientLogger
+from transformer_architectures.training.distributed import Ranks, SharedWork, SummedLoss, data_parallel
+from transformer_architectures.training.grad_logging import GradientLogger, count
 from transformer_architectures.training.optimization import build_ema, build_optimizer, build_scheduler
-from transformer_architectures.training.precision import Precision, compile_every_shape
+from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.progress import ProgressReport
-from transformer_architectures.training.run_folder import Start
+from transformer_architectures.training.run_folder import RunFolder, Start
+from transformer_architectures.training.sharded_checkpoints import is_of_shares, remove_lost_shares, save_shares
+from transformer_architectures.training.sharding import (
+    PlainCopies,
+    checkpoint_activations,
+    compile_blocks,
+    fully_sharded,
+)
 from transformer_architectures.training.signals import Stopped, StopRequest
-from transformer_architectures.training.state import Interval, RunState
+from transformer_architectures.training.state import Interval, RunState, checkpoint_suffix
 from transformer_architectures.training.step import TrainingStep
 from transformer_architectures.training.task import Batch, DataModule, Task
 from transformer_architectures.training.tracking import Tracker
@@ -59,17 +67,26 @@ class Fit:
         self.tracker, self.should_stop, self.ranks = tracker, should_stop, ranks
         self.state = RunState()
         seed_generators(config.seed)
-        self.model = task.build_model().to(precision.device)
+        self.model = task.build_model()
         seed_generators(config.seed + ranks.rank)  # each rank drops other units
-        self.optimizer = build_optimizer(self.model, config, partial(task.learning_rate_scale, self.model))
-        self.scheduler = build_scheduler(self.optimizer, config)
+        self.copies = PlainCopies(self.model) if config.sharding == "fsdp" else None
+        if self.copies is None:  # shares are moved one by one: the whole may be too much for the device
+            self.model.to(precision.device)
         self.ema = build_ema(self.model, config)
         if config.compile:
-            compile_every_shape()
-            task.compile(self.model)
+            compile_blocks(self.model)
+        if config.activation_checkpointing:
+            checkpoint_activations(self.model)
+        summed_loss = SummedLoss(self.model, task.loss)
+        if self.copies is None:
+            parallel = data_parallel(summed_loss, ranks)
+        else:
+            parallel = fully_sharded(summed_loss, precision, config.cpu_offload, self.ema)
+        self.optimizer = build_optimizer(self.model, config, partial(task.learning_rate_scale, self.model))
+        self.scheduler = build_scheduler(self.optimizer, config)
         self.step = TrainingStep(
             model=self.model,
-            loss=task.loss,
+            summed_loss=parallel,
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             precision=precision,
@@ -104,8 +121,7 @@ class Fit:
                     state.seconds, started = now - self.started, now
 
                     progress.advance(state.global_step)
-                    if histograms is not None:
-                        histograms.async_log(self.model, state.global_step)
+                    self.log_histograms(histograms)
                     if state.global_step % config.log_interval == 0:
                         self.log(progress)
                     self.stop_if_asked()
@@ -148,8 +164,12 @@ class Fit:
     def stop_if_asked(self) -> None:
         """Leaves a checkpoint and raises `Stopped` if any rank got a signal."""
         if self.ranks.any(self.should_stop()):
-            self.save(f"step_{self.state.global_step}.pt")
+            self.save(f"step_{self.state.global_step}{checkpoint_suffix(self.config)}")
             raise self.stopped()
+
+    def plain(self, model: nn.Module) -> nn.Module:
+        """The model as one process would have it: itself, or a copy where ranks share its weights; all ranks ask together."""
+        return model if self.copies is None else self.copies.of(model, self.precision.device)
 
     # ---------------------------------------------------------------- watching
     def log(self, progress: ProgressReport) -> None:
@@ -160,9 +180,19 @@ class Fit:
         if self.tracker is not None:
             self.tracker.log_metrics(metrics, self.state.global_step)
 
+    def log_histograms(self, logger: GradientLogger | None) -> None:
+        """At their interval. Where ranks share the weights, all of them count, and the first one draws."""
+        step, interval = self.state.global_step, self.config.histogram_interval
+        if self.copies is None and logger is not None:
+            logger.async_log(self.model, step)
+        elif self.copies is not None and interval is not None and step % interval == 0:
+            counted = count(self.model, step, self.ranks)
+            if logger is not None:
+                logger.draw(counted)
+
     def validate(self, progress: ProgressReport) -> None:
         """Scores the weights that would be exported (the moving average where there is one); keeps them if they are the best."""
-        scored = self.model if self.ema is None else self.ema.module
+        scored = self.plain(self.model if self.ema is None else self.ema.module)
         random_before = random_state()
 
         def stop_if_asked() -> None:
@@ -177,7 +207,7 @@ class Fit:
         set_random_state(random_before)  # a run that was killed between validation and checkpoint scores once more
         is_best = self.state.note_scores(scores)
         if is_best:
-            self.save(self.state.best_filename)
+            self.save_best(scored)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         progress.say(f"step {self.state.global_step}  validation  {shown}{'  (best so far)' if is_best else ''}")
         if self.tracker is not None:
@@ -197,38 +227,47 @@ class Fit:
     # ---------------------------------------------------------------- keeping
     def save(self, filename: str) -> None:
         """Writes a checkpoint with everything that `load` needs for the run to go on as if it had not stopped."""
-        random_states = self.ranks.gather(random_state())
-        if not self.ranks.is_main:
-            return
-        is_best = filename.startswith("best_")
-        exported: nn.Module = self.ema.module if is_best and self.ema is not None else self.model
-        extra = {
+        extra = self.extra()
+        if self.copies is not None:
+            save_shares(self.model, self.optimizer, self.scheduler, self.ema, self.ranks, extra, **self.place(filename))
+        elif self.ranks.is_main:
+            extra["ema"] = None if self.ema is None else self.ema.state_dict()
+            save_checkpoint(self.model, self.optimizer, self.scheduler, extra_state=extra, **self.place(filename))
+
+    def save_best(self, scored: nn.Module) -> None:
+        """Writes the weights that have scored best so far, of which the run makes its model folder."""
+        extra = self.extra()
+        if self.ranks.is_main:
+            save_checkpoint(scored, None, None, extra_state=extra, **self.place(self.state.best_filename))
+
+    def extra(self) -> dict[str, Any]:
+        """Where the run stands, beside model, optimizer and schedule."""
+        return {
             "state": self.state.as_dict(),
             "data": self.data.digest,
-            "random_states": random_states,
-            "ema": None if self.ema is None or is_best else self.ema.state_dict(),
+            "random_states": self.ranks.gather(random_state()),
         }
-        save_checkpoint(
-            exported,
-            None if is_best else self.optimizer,
-            None if is_best else self.scheduler,
-            epoch=self.state.epoch,
-            global_step=self.state.global_step,
-            checkpoint_root=self.config.checkpoint_root,
-            model_name=self.task.architecture,
-            filename=filename,
-            extra_state=extra,
-        )
+
+    def place(self, filename: str) -> dict[str, Any]:
+        """Where a checkpoint belongs."""
+        return {
+            "epoch": self.state.epoch,
+            "global_step": self.state.global_step,
+            "checkpoint_root": self.config.checkpoint_root,
+            "model_name": self.task.architecture,
+            "filename": filename,
+        }
 
     def prune(self) -> None:
         """Removes all checkpoints but the last ones that were due, and the best of each; also those that a signal asked for."""
         if self.tracker is None:
             return
-        kept = self.state.files_to_keep()
-        for path in self.tracker.run_folder.glob("*.pt"):
+        kept, folder = self.state.files_to_keep(), self.tracker.run_folder
+        for path in [*RunFolder(folder).checkpoints(), *folder.glob("best_*.pt")]:
             if path.name not in kept:
                 path.unlink()
-                path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
+                digest_path(path).unlink(missing_ok=True)
+        remove_lost_shares(folder)
 
     def load(self, checkpoint: dict[str, Any], origin: str) -> None:
         """Restores everything; the random state last, as building and restoring may draw from it."""
@@ -238,15 +277,11 @@ class Fit:
                 f"{origin}: was trained on other data (files have changed, or others are read): no exact way to go on; "
                 "start a new run, from its model folder by Model.pretrained if need be"
             )
-        restore(checkpoint, origin, self.model, self.optimizer, self.scheduler)
+        if self.copies is not None and not is_of_shares(checkpoint):
+            checkpoint = self.copies.share_out(checkpoint, self.model, self.optimizer, self.ema)
+        restore(checkpoint, origin, self.model, self.optimizer, self.scheduler, self.ema)
         self.state = RunState.from_dict(extra["state"])
         self.started -= self.state.seconds
-        if self.ema is not None:
-            if extra["ema"] is None:
-                raise CheckpointError(
-                    f"{origin}: holds no moving average of the weights, but Training.ema_decay is given"
-                )
-            self.ema.load_state_dict(extra["ema"])
         random_states = extra["random_states"]
         if len(random_states) == self.ranks.world_size:
             set_random_state(random_states[self.ranks.rank])

@@ -1,7 +1,6 @@
 """Device, number type and threads of a run: set from its config, never by an import."""
 
 import os
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -72,14 +71,6 @@ def has_native_bf16(device: torch.device) -> bool:
     if not capabilities.startswith("AVX512"):
         return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def compile_every_shape() -> None:
-    """Lets torch compile as many shapes as there are. It would leave those after the eighth to Python, whose results differ
-    in the last bits: which ones depends on where a resumed run goes on, so it would not be exact."""
-    import torch._dynamo.config
-
-    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = sys.maxsize
 
 
 def apply_runtime_settings(num_threads: int | None) -> None:

@@ -30,7 +30,7 @@ from transformer_architectures.training.signals import Stopped, stop_on_signals
 from transformer_architectures.training.state import RunState
 from transformer_architectures.training.task import DataModule, Task
 from transformer_architectures.training.torchrun import check_restarts, may_be_restarted, number_of_restart
-from transformer_architectures.training.tracking import Tracker, track_missed_end, was_ended
+from transformer_architectures.training.tracking import Tracker, track_missed_end
 
 FEW_ROWS = 20  # of validation: fewer are spoken of
 
@@ -73,7 +73,7 @@ def run_training(
     precision = resolve_precision(config.precision, device)
     root = Path(config.checkpoint_root)
     with (
-        process_group(precision.device, config.hang_timeout) as ranks,
+        process_group(precision.device, config.hang_timeout, config.sharding == "fsdp") as ranks,
         stop_on_signals() as should_stop,
         loader_workers(),
     ):
@@ -98,12 +98,13 @@ def run_training(
             if tracker is not None:  # not before: a checkpoint that does not fit must leave its folder as it was
                 folder.write_config(sections)
             fit.run()
-            finished = finish(fit, folder.path)
+            model = fit.plain(fit.model)
+            finished = finish(fit, model, folder.path)
             if finished is None or tracker is None:
                 return None
             track_end(tracker, folder, finished, fit.state.global_step)
             # Last: whoever finds the model folder, also after a kill, finds all that was told of the run.
-            fit.task.export(fit.model, finished.model_folder, finished.results)
+            fit.task.export(model, finished.model_folder, finished.results)
             tracker.log_artifacts(finished.model_folder, "model")
             return finished
 
@@ -196,8 +197,7 @@ def is_finished(start: Start, config: TrainingConfig) -> bool:
 
 def finished_before(folder: RunFolder) -> FinishedRun:
     """What a run left that an earlier process has finished; says so, and tells the stores if that one was killed before it could."""
-    if not was_ended(folder.path):
-        track_missed_end(folder.path, folder.model_dir)
+    track_missed_end(folder.path, folder.model_dir)
     folder.release()
     print(f"This run is finished, there is nothing left to train. Model folder: {folder.model_dir}")
     return FinishedRun(folder.model_dir, open_model_folder(folder.model_dir).json(RESULTS), is_new=False)

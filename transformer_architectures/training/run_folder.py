@@ -15,6 +15,7 @@ from transformer_architectures.durable_files import replace_file
 from transformer_architectures.errors import CheckpointError, ModelFolderError, UsageError, reason_of
 from transformer_architectures.model_folder import RESULTS, open_model_folder
 from transformer_architectures.training.checkpointing import read_checkpoint
+from transformer_architectures.training.sharded_checkpoints import INDEX, remove_lost_shares
 from transformer_architectures.training.state import RunState
 
 CONFIG, LOCK, MODEL, STOPPED = "config.json", "lock", "model", "stopped.json"
@@ -49,9 +50,10 @@ class RunFolder:
             file.close()
             return False
         self.held = file
-        digests = self.path.glob("*.pt.sha256")
+        digests = self.path.glob("*.sha256")
         for left_over in [*self.path.glob("*.tmp"), *(path for path in digests if not path.with_suffix("").exists())]:
             left_over.unlink(missing_ok=True)
+        remove_lost_shares(self.path)
         return True
 
     def release(self) -> None:
@@ -117,7 +119,8 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """All from which a training can go on, the newest first."""
-        paths = [path for kind in ("epoch", "step") for path in self.path.glob(f"{kind}_*.pt")]
+        names = [f"{kind}_*{suffix}" for kind in ("epoch", "step") for suffix in (".pt", INDEX)]
+        paths = [path for name in names for path in self.path.glob(name)]
         return sorted(paths, key=modified_at, reverse=True)
 
     def newest_intact(self) -> tuple[Path, dict[str, Any]] | None:

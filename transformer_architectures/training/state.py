@@ -6,6 +6,7 @@ from types import NoneType
 from typing import Any
 
 from transformer_architectures.training.config import TrainingConfig
+from transformer_architectures.training.sharded_checkpoints import INDEX
 from transformer_architectures.training.step import StepReport
 from transformer_architectures.training.task import Scores
 
@@ -44,6 +45,11 @@ class Interval:
             "train/padding_share": 1 - self.num_tokens / self.num_positions,
             "train/data_wait_share": self.waiting_seconds / self.seconds,
         }
+
+
+def checkpoint_suffix(config: TrainingConfig) -> str:
+    """How the name of a checkpoint ends: one file, or an index of shares."""
+    return INDEX if config.sharding == "fsdp" else ".pt"
 
 
 def best_filename(step: int) -> str:
@@ -140,15 +146,15 @@ class RunState:
 
     def due_checkpoint(self, config: TrainingConfig) -> str | None:
         """Name of the checkpoint that this step asks for and that is not there yet."""
-        name = None
+        name, suffix = None, checkpoint_suffix(config)
         if self.global_step == 0:
             return None
         if self.batch_in_epoch == 0:
-            name = f"epoch_{self.epoch}.pt"
+            name = f"epoch_{self.epoch}{suffix}"
         elif self.is_done(config) or (
             config.checkpoint_interval and self.global_step % config.checkpoint_interval == 0
         ):
-            name = f"step_{self.global_step}.pt"
+            name = f"step_{self.global_step}{suffix}"
         return None if name in self.scheduled else name
 
     def note_scores(self, scores: Scores) -> bool:
@@ -173,4 +179,4 @@ class RunState:
         )
 
 
-__all__ = ["Interval", "RunState"]
+__all__ = ["Interval", "RunState", "checkpoint_suffix"]

@@ -1,21 +1,21 @@
 """One optimizer step: the same mathematics for one large batch, for micro-batches and for several ranks."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from transformer_architectures.errors import NonFiniteError
-from transformer_architectures.training.distributed import Ranks, SummedLoss, data_parallel, without_sum
+from transformer_architectures.training.distributed import Ranks, without_sum
 from transformer_architectures.training.optimization import gradients
 from transformer_architectures.training.precision import Precision
+from transformer_architectures.training.sharding import whole
 from transformer_architectures.training.task import Batch
 
 
@@ -43,19 +43,19 @@ class TrainingStep:
     The loss is normalised globally: summed over labels, divided by the number of labels of all micro-batches and ranks. So k
     accumulated micro-batches, or k ranks, take the very step of one large batch. A loss or gradient that is not finite never
     reaches the weights.
+
+    Attributes:
+        summed_loss: a `SummedLoss` of the model, parallel where there are several ranks.
     """
 
     model: nn.Module
-    loss: Callable[[nn.Module, Any], Tensor]
+    summed_loss: nn.Module
     optimizer: Optimizer
     scheduler: LRScheduler
     precision: Precision
     clip_norm: float | None = None
     ema: AveragedModel | None = None
     ranks: Ranks = Ranks()
-
-    def __post_init__(self) -> None:
-        self.summed_loss = data_parallel(SummedLoss(self.model, self.loss), self.ranks)
 
     def __call__(self, micro_batches: Sequence[Batch]) -> StepReport:
         sizes = [(batch.num_labels, batch.num_tokens, batch.num_positions) for batch in micro_batches]
@@ -74,7 +74,7 @@ class TrainingStep:
 
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         (mean_loss,) = self.ranks.sum(local_loss)
-        norm = get_total_norm(gradients(parameters))
+        norm = whole(get_total_norm(gradients(parameters)))
         grad_norm = float(norm)
         if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
             rows = self.ranks.gather([index for batch in micro_batches for index in batch.indices])

@@ -80,10 +80,6 @@ class Task(Protocol):
         """A model on the CPU, its weights drawn from torch's generator or read from `Model.pretrained`."""
         ...
 
-    def compile(self, model: Any) -> None:
-        """Compiles, in place, what `loss` calls."""
-        ...
-
     def learning_rate_scale(self, model: Any, parameter: str) -> float:
         """What the learning rate is multiplied by for the parameter of that name; 1 is usual."""
         ...

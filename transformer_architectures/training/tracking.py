@@ -32,7 +32,7 @@ from transformer_architectures.training.tracking_destination import (
     prepare_mlflow,
 )
 from transformer_architectures.training.tracking_sender import Sender
-from transformer_architectures.training.tracking_sync import SyncReport, sync
+from transformer_architectures.training.tracking_sync import SyncReport, destinations, sync
 
 FOLDER_NAME = re.compile(r"[^./\0][^/\0]{0,199}")
 MAX_LISTED_TABLES = 50  # what fits in one tag
@@ -219,16 +219,22 @@ def was_ended(run_folder: Path) -> bool:
 
 
 def track_missed_end(run_folder: Path, model_folder: Path) -> None:
-    """Logs the model folder and the end of a run that was killed just before it could. What prevents it is said on standard error."""
+    """Brings to the stores what a finished run could not, as it was killed: its model folder and end, or the last that its journal has.
+
+    What prevents it is said on standard error.
+    """
     journal = Spool(run_folder / "tracking")
+    left: tuple[str, ...] = ()
     try:
         if not journal.path.exists():
             raise TrackingError(f"{journal.path} is gone")
-        journal.open()
-        journal.append(folder=os.path.relpath(model_folder, run_folder), target="model")
-        journal.append(status="FINISHED", time=now())
-        journal.close()
-        left = sync(run_folder).left
+        if not was_ended(run_folder):
+            journal.open()
+            journal.append(folder=os.path.relpath(model_folder, run_folder), target="model")
+            journal.append(status="FINISHED", time=now())
+            journal.close()
+        if any(destination.num_left for destination in destinations(journal.folder, server=None)):
+            left = sync(run_folder).left
     except (TrackingError, OSError, ValueError, TypeError) as error:  # the last two: a damaged file
         left = (str(error),)
     for line in left:

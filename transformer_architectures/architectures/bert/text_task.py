@@ -50,10 +50,6 @@ class TextTask:
         model: nn.Module = self.model_class(self.model_config.model_copy(update=sizes))
         return model
 
-    def compile(self, model: Any) -> None:
-        """Compiles the encoder, in place, so names in the state dict stay as they are."""
-        model.backbone.encoder.compile(dynamic=False)
-
     def learning_rate_scale(self, model: nn.Module, parameter: str) -> float:
         """The same for all."""
         return 1.0

@@ -89,11 +89,6 @@ class TranslationTask:
             )
         return Transformer(config)
 
-    def compile(self, model: nn.Module) -> None:
-        """Compiles both stacks."""
-        assert isinstance(model, Transformer)
-        compile_stacks(model)
-
     def learning_rate_scale(self, model: nn.Module, parameter: str) -> float:
         """The same for all."""
         return 1.0
@@ -157,12 +152,6 @@ class TranslationTask:
         if not sources:
             return {}
         return self._translator(model).evaluate(sources, references, num_beams=num_beams, work=work)
-
-
-def compile_stacks(model: Transformer) -> None:
-    """In place, so names in the state dict stay as they are; a graph for every shape: see `compile_every_shape`."""
-    model.encoder.compile(dynamic=False)
-    model.decoder.compile(dynamic=False)
 
 
 def _part(name: str) -> Part:

@@ -109,11 +109,6 @@ class ImageClassificationTask:
             return self.pretrained.build_model(self.data.classes)
         return VisionTransformerForImageClassification(self.model_config.model_copy(update={"num_labels": num_labels}))
 
-    def compile(self, model: nn.Module) -> None:
-        """Compiles the encoder, in place, so names in the state dict stay as they are."""
-        assert isinstance(model, VisionTransformerForImageClassification)
-        model.backbone.encoder.compile(dynamic=False)
-
     def learning_rate_scale(self, model: nn.Module, parameter: str) -> float:
         """Layer-wise decay (Clark et al. 2020; Bao et al. 2022): lower layers of a pretrained model move less."""
         assert isinstance(model, VisionTransformerForImageClassification)

@@ -1,0 +1,155 @@
+"""Fully sharded data parallelism (FSDP2), from outside: each rank holds a share of every weight, gradient and moment.
+
+- A block is put together when it computes, and given back; what is no block (embeddings, heads) stays together for the whole step.
+- The root is the loss, not the model: whatever methods of the model a task's loss calls, they find whole weights.
+- Gradients are summed over ranks, not averaged: what is summed is divided by the number of labels already. Each micro-batch is summed by
+  itself, so that no rank ever holds a whole gradient.
+- Scoring and exporting take plain copies, made of all shares: decoding asks for weights at moments that differ from rank to rank.
+"""
+
+import copy
+import sys
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
+
+from transformer_architectures.training.distributed import SummedLoss
+from transformer_architectures.training.precision import Precision
+from transformer_architectures.transformer_blocks import TransformerBlock
+
+
+def fully_sharded(
+    summed_loss: SummedLoss, precision: Precision, cpu_offload: bool = False, ema: AveragedModel | None = None
+) -> SummedLoss:
+    """Shares out the parameters of a loss's model, and of its moving average, in place; the same loss, after whose backward pass each rank
+    holds its share of the gradients' sums.
+
+    With bf16 products parameters are put together in bf16; shares, sums and moments stay in fp32.
+
+    Args:
+        cpu_offload: shares, their gradients and moments lie in the host's memory, and are updated there.
+    """
+    device = precision.device.type
+    mesh = init_device_mesh(device, (dist.get_world_size(),))
+    dtype = precision.autocast_dtype
+    numbers = MixedPrecisionPolicy(
+        param_dtype=dtype, reduce_dtype=None if dtype is None else torch.float32, cast_forward_inputs=False
+    )
+    offload = CPUOffloadPolicy(pin_memory=device == "cuda") if cpu_offload else OffloadPolicy()
+    for root in [summed_loss] if ema is None else [summed_loss, ema.module]:
+        for module in [*blocks_of(root), root]:
+            sharded = fully_shard(module, mesh=mesh, mp_policy=numbers, offload_policy=offload)
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)
+    return summed_loss
+
+
+def blocks_of(model: nn.Module) -> list[TransformerBlock]:
+    """The blocks of all stacks: what is shared out, computed again or compiled one by one."""
+    return [module for module in model.modules() if isinstance(module, TransformerBlock)]
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Makes blocks keep their inputs only, and compute the rest again when gradients need it (Chen et al. 2016).
+
+    In place, so names in the state dict stay as they are. Dropout drops the same units again.
+    """
+    for block in blocks_of(model):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compiles each block, in place, a graph for every shape: blocks that are alike share theirs.
+
+    torch would leave shapes after the eighth to Python, whose results differ in the last bits: which ones depends on where a resumed run
+    goes on, so it would not be exact. It is told to compile as many as there are.
+    """
+    import torch._dynamo.config
+
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = sys.maxsize
+    for block in blocks_of(model):
+        block.forward = torch.compile(block.forward, dynamic=False)  # type: ignore[method-assign]
+
+
+class PlainCopies:
+    """Plain copies of a model whose parameters will be shared out.
+
+    Made before that, it remembers how the model is built, and none of its weights.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        parameters = list(model.parameters())
+        self.skeleton = self._copy(model, (torch.empty_like(parameter, device="meta") for parameter in parameters))
+
+    def of(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """A copy with the weights of the sharded ``model``, on each rank; all ranks make it together."""
+        return self._copy(self.skeleton, (whole(weight.detach()).to(device) for weight in model.parameters())).to(
+            device
+        )
+
+    def share_out(
+        self, content: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, ema: AveragedModel | None
+    ) -> dict[str, Any]:
+        """The content of a checkpoint that holds whole tensors, with each replaced by this rank's share of it."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        of_optimizer = content["optimizer"]
+        if of_optimizer is not None:
+            state = {
+                number: {
+                    key: _share(value, parameters[number]) if value.dim() else value for key, value in values.items()
+                }
+                for number, values in of_optimizer["state"].items()
+            }
+            of_optimizer = {**of_optimizer, "state": state}
+        extra = dict(content["extra"])
+        if ema is not None and extra["ema"] is not None:
+            weights = {name.removeprefix("module."): value for name, value in extra["ema"].items()}
+            averaged = weights.pop("n_averaged")
+            shares = {f"module.{name}": share for name, share in self._shares(weights, ema.module).items()}
+            extra["ema"] = {"n_averaged": averaged, **shares}
+        return {
+            **content,
+            "model": self._shares(content["model"], model),
+            "optimizer": of_optimizer,
+            "extra": extra,
+        }
+
+    def _shares(self, weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """Shares of a plain state dict, by the names of parameters: a plain copy knows which those are."""
+        plain = self._copy(self.skeleton, (torch.empty_like(p, device="cpu") for p in self.skeleton.parameters()))
+        plain.load_state_dict(weights)
+        shared = dict(model.named_parameters())
+        return {name: _share(parameter.detach(), shared[name]) for name, parameter in plain.named_parameters()}
+
+    @staticmethod
+    def _copy(model: nn.Module, weights: Iterable[Tensor]) -> nn.Module:
+        """A copy with other weights; those that were tied are tied in it."""
+        replaced = {
+            id(parameter): nn.Parameter(weight, requires_grad=parameter.requires_grad)
+            for parameter, weight in zip(model.parameters(), weights, strict=True)
+        }
+        return copy.deepcopy(model, replaced)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All shares of a tensor put together; all ranks ask for it together. A plain tensor is whole."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _share(tensor: Tensor, like: Tensor) -> Tensor:
+    """This rank's share of a tensor that all ranks have."""
+    assert isinstance(like, DTensor)
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+__all__ = ["PlainCopies", "blocks_of", "checkpoint_activations", "compile_blocks", "fully_sharded", "whole"]
