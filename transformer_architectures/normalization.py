@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from transformer_architectures.errors import UsageError
 
@@ -27,4 +30,15 @@ class NormConfig:
         """A fresh layer over the last dimension, of size ``dim``."""
         if self.kind == "rms":
             return nn.RMSNorm(dim, eps=self.eps)
-        return nn.LayerNorm(dim, eps=self.eps, bias=self.bias is not False)
+        return LayerNorm(dim, eps=self.eps, bias=self.bias is not False)
+
+
+class LayerNorm(nn.LayerNorm):
+    """`torch.nn.LayerNorm` that also takes fp32 where its weights are bf16, as they are where ranks put a shared model together."""
+
+    def forward(self, input: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """The normalised input, in its own type."""
+        if input.dtype != torch.float32 or self.weight.dtype == torch.float32:
+            return super().forward(input)
+        bias = None if self.bias is None else self.bias.float()
+        return F.layer_norm(input, self.normalized_shape, self.weight.float(), bias, self.eps)

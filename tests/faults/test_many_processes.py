@@ -111,9 +111,10 @@ class Job:
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """No process outlives its job."""
+    before = set(psutil.Process().children(recursive=True))
     yield
     deadline = time.monotonic() + 30  # workers of a killed process look for it every few seconds
-    while left := [child for child in psutil.Process().children(recursive=True) if child.status() != "zombie"]:
+    while left := {child for child in psutil.Process().children(recursive=True) if child.status() != "zombie"} - before:
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
 

@@ -3,13 +3,14 @@
 `make.py` writes the files of a version with them; the tests read the files of every version that was.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from toy_task import ToyData, ToyTask
 
 from transformer_architectures.architectures.bert.config import BertModelConfig
 from transformer_architectures.architectures.bert.mask_filler import MaskFiller, MaskFillerSettings
@@ -30,7 +31,7 @@ from transformer_architectures.training.loop import Fit
 from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.run_folder import Start
 from transformer_architectures.training.signals import StopRequest
-from transformer_architectures.training.task import Artifact, Scores
+from transformer_architectures.training.task import Scores
 
 TEXTS = ["the house stands by a river", "under old trees", "nobody knows who built it so long ago"]
 SIZES = {"embed_dim": 8, "num_heads": 2, "ff_dim": 8, "num_layers": 1, "dropout": 0.0}
@@ -136,25 +137,16 @@ class FixedBatch:
         return self
 
 
-class FixedData:
+class FixedData(ToyData):
     """Three batches in every epoch."""
 
-    digest = "golden"
-
-    def setup(self) -> None:
-        pass
-
-    def row_counts(self) -> dict[str, int]:
-        return {"train": 12}
+    digest, batches = "golden", 3
 
     def train_dataloader(self, epoch: int = 0, start_batch: int = 0) -> Iterable[FixedBatch]:
         return [FixedBatch() for _ in range(start_batch, 3)]
 
-    def batches_per_epoch(self, epoch: int) -> int:
-        return 3
 
-
-class GoldenTask:
+class GoldenTask(ToyTask):
     """Pulls the outputs of one of the models to zero: the loss needs nothing but the model."""
 
     unit = "tokens"
@@ -166,9 +158,6 @@ class GoldenTask:
         model: nn.Module = MODELS[self.name]().model
         return model
 
-    def learning_rate_scale(self, model: Any, parameter: str) -> float:
-        return 1.0
-
     def loss(self, model: Any, batch: Any) -> Tensor:
         return outputs(self.name, model).square().mean(dim=-1).sum()
 
@@ -177,21 +166,6 @@ class GoldenTask:
 
     def evaluate(self, model: Any, part: str, should_stop: Callable[[], None]) -> Scores:
         return self.validate(model, should_stop)
-
-    def baseline(self, part: str) -> Scores:
-        return {"score": 0.0}
-
-    def signatures(self) -> dict[str, str]:
-        return {}
-
-    def samples(self, model: Any, part: str) -> list[dict[str, str]]:
-        return []
-
-    def artifacts(self, model: Any, part: str) -> dict[str, Artifact]:
-        return {}
-
-    def export(self, model: Any, folder: Path, results: Mapping[str, Any]) -> None:
-        pass
 
 
 def outputs(name: str, model: Any) -> Tensor:

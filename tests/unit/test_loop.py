@@ -1,7 +1,7 @@
 """The loop itself, on a task of two lines: what a checkpoint must bring back, and when the run refuses to go on."""
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 from torch import Tensor, nn
+from toy_task import ToyData, ToyTask
 
 from transformer_architectures.batch_work import BatchWork
 from transformer_architectures.errors import CheckpointError, DataError, NonFiniteError
@@ -22,7 +23,7 @@ from transformer_architectures.training.run_folder import RunFolder, Start
 from transformer_architectures.training.sharding import compile_blocks
 from transformer_architectures.training.signals import Stopped, StopRequest
 from transformer_architectures.training.state import RunState
-from transformer_architectures.training.task import Artifact, Scores
+from transformer_architectures.training.task import Scores
 from transformer_architectures.transformer_blocks import TransformerBlock
 
 BATCHES = 5
@@ -40,7 +41,7 @@ class Features:
         return self
 
 
-class Data:
+class Data(ToyData):
     """`BATCHES` in every epoch, a function of epoch and position."""
 
     def __init__(self, batches: int = BATCHES, bad: int = -1) -> None:
@@ -48,35 +49,21 @@ class Data:
 
     digest = "toy"
 
-    def setup(self) -> None:
-        pass
-
-    def row_counts(self) -> dict[str, int]:
-        return {"train": 4 * self.batches}
-
     def train_dataloader(self, epoch: int = 0, start_batch: int = 0) -> Iterable[Features]:
         for number in range(start_batch, self.batches):
             row = 4 * (epoch * self.batches + number)
             features = torch.randn(4, 3, generator=torch.Generator().manual_seed(row))
             yield Features(features * (torch.nan if row == self.bad else 1), tuple(range(row, row + 4)))
 
-    def batches_per_epoch(self, epoch: int) -> int:
-        return self.batches
 
-
-class Regression:
+class Regression(ToyTask):
     """Noise in the loss and in the validation: both draw from the global generator."""
-
-    name, architecture, unit = "regression", "toy", "rows"
 
     def __init__(self) -> None:
         self.during_validation: Callable[[], None] = lambda: None
 
     def build_model(self) -> nn.Module:
         return nn.Linear(3, 1)
-
-    def learning_rate_scale(self, model: Any, parameter: str) -> float:
-        return 1.0
 
     def loss(self, model: Any, batch: Any) -> Tensor:
         noise = torch.randn(4, 1)
@@ -87,24 +74,6 @@ class Regression:
         torch.randn(7)
         work([0], lambda batch: self.during_validation())
         return {"score": float(model.weight.detach().sum())}
-
-    def evaluate(self, model: Any, part: str, work: BatchWork) -> Scores:
-        return {"score": 0.0}
-
-    def baseline(self, part: str) -> Scores:
-        return {"score": 0.0}
-
-    def signatures(self) -> dict[str, str]:
-        return {}
-
-    def samples(self, model: Any, part: str) -> list[dict[str, str]]:
-        return []
-
-    def artifacts(self, model: Any, part: str) -> dict[str, Artifact]:
-        return {}
-
-    def export(self, model: Any, folder: Path, results: Mapping[str, Any]) -> None:
-        pass
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from transformer_architectures.errors import (
     TransformerArchitecturesError,
     in_short,
 )
-from transformer_architectures.training.checked_files import digest_path, read_with_digest, write_with_digest
+from transformer_architectures.training.checked_files import read_with_digest, write_with_digest
 from transformer_architectures.training.run_place import path_in_run
 from transformer_architectures.training.sharded_checkpoints import INDEX, is_of_shares, load_shares, read_index
 
@@ -151,10 +151,8 @@ def restore(
         except Exception as error:  # torch looks at shapes and names, and lets out what anything else leads to
             raise CheckpointError(f"{origin}: its {name} does not fit ({in_short(error)})") from None
     if is_of_shares(checkpoint):
-        try:
+        with restoring(origin):
             load_shares(checkpoint, model, optimizer, ema)
-        except CheckpointError as error:
-            raise CheckpointError(f"{origin}: does not fit ({error})") from None
 
 
 def resume_mlflow_run(run_id: str, epoch: int, global_step: int) -> Any:

@@ -9,6 +9,7 @@ There is no pickle. The shares lie on the disk before the index that names them 
 import json
 import secrets
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -85,11 +86,11 @@ def save_shares(
             "shares": {"folder": folder.name, "files": {name: entry for part in files for name, entry in part.items()}},
         }
         _agreed(path, ranks, lambda: _put(path, index) if ranks.is_main else None)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, CheckpointException):
-            raise CheckpointError(f"{path}: cannot be written ({_first_failure(error)})") from None
-        raise
+    except CheckpointException as error:
+        raise CheckpointError(f"{path}: cannot be written ({_first_failure(error)})") from None
+    finally:
+        if ranks.is_main:
+            remove_lost_shares(path.parent)
 
 
 def read_index(path: Path) -> dict[str, Any]:
@@ -101,15 +102,15 @@ def read_index(path: Path) -> dict[str, Any]:
     content = read_with_digest(path)
     try:
         index = json.loads(content, object_hook=_tensor_from_json)
-    except (ValueError, RecursionError, TypeError, RuntimeError) as error:
+    except (ValueError, RecursionError, TypeError, RuntimeError, KeyError, OverflowError) as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({in_short(error)})") from None
     is_ours = isinstance(index, dict) and index.get("format") == FORMAT and CONTENT.keys() <= index.keys()
     if not is_ours or not all(isinstance(index[name], types) for name, types in CONTENT.items()):
         raise CheckpointError(f"{path}: no checkpoint of this library, or of another version of it")
-    folder = path.with_name(Path(str(index["shares"].get("folder"))).name)
-    files = index["shares"].get("files")
-    if not isinstance(files, dict):
+    name, files = index["shares"].get("folder"), index["shares"].get("files")
+    if not (isinstance(name, str) and name.startswith(path.stem) and "/" not in name and isinstance(files, dict)):
         raise CheckpointError(f"{path}: does not say which files hold its tensors")
+    folder = path.with_name(name)
     try:
         if {file.name for file in folder.iterdir()} != files.keys():
             raise CheckpointError(f"{folder}: has not the files that {path.name} names")
@@ -129,28 +130,24 @@ def load_shares(
     Raises:
         CheckpointError: what is saved is not what the model needs.
     """
+    folder = index["shares"]["folder"]
     if ema is not None and index["averaged"] is None:
-        raise CheckpointError("it holds no moving average of the weights")
+        raise CheckpointError(f"{folder}: holds no moving average of the weights")
     tensors = dict(_weights("model", model)) | dict(_weights("ema", None if ema is None else ema.module))
     state = {} if optimizer is None else _empty_state(index["optimizer"], model, optimizer)
     tensors |= dict(_moments(_names(model, optimizer), state))
     try:
-        load(
-            tensors,
-            storage_reader=HuggingFaceStorageReader(index["shares"]["folder"]),
-            no_dist=not is_shared(model),
-        )
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a process that loads alone
+            load(tensors, storage_reader=HuggingFaceStorageReader(folder), no_dist=not is_shared(model))
     except CheckpointException as error:
-        raise CheckpointError(_first_failure(error)) from None
+        raise CheckpointError(f"{folder}: does not fit ({_first_failure(error)})") from None
     if ema is not None:
         ema.n_averaged.fill_(index["averaged"])
     if optimizer is not None:
         groups = optimizer.state_dict()["param_groups"]
         saved_groups = index["optimizer"]["groups"]
         if len(groups) != len(saved_groups):
-            raise CheckpointError(
-                f"its optimizer has {len(saved_groups)} groups of parameters instead of {len(groups)}"
-            )
+            raise CheckpointError(f"{folder}: is of {len(saved_groups)} groups of parameters instead of {len(groups)}")
         merged = [{**saved, "params": group["params"]} for saved, group in zip(saved_groups, groups, strict=True)]
         optimizer.load_state_dict({"state": state, "param_groups": merged})
 
@@ -161,13 +158,7 @@ def remove_lost_shares(folder: Path) -> None:
     for path in folder.glob(f"*{INDEX}"):
         try:
             named.add(json.loads(path.read_bytes())["shares"]["folder"])
-        except (
-            OSError,
-            ValueError,
-            RecursionError,
-            TypeError,
-            KeyError,
-        ):  # damaged, or no index: what may be its stays
+        except (OSError, ValueError, RecursionError, TypeError, KeyError):  # if it is a damaged index, its shares stay
             named |= {shares.name for shares in folder.glob(f"{path.stem}-*{SHARES}")}
     for shares in folder.glob(f"*{SHARES}"):
         if shares.name not in named:
@@ -216,14 +207,11 @@ def _names(model: nn.Module, optimizer: Optimizer | None) -> list[str]:
 
 
 def _without_shares(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """What the optimizer's state holds beside its shares: their keys, counters, and settings of the groups."""
+    """What the optimizer's state holds beside its shares (None in their places): counters, and the settings of the groups."""
     names, state = _names(model, optimizer), optimizer.state_dict()
     return {
-        "moments": {
-            names[number]: [k for k, v in values.items() if v.dim()] for number, values in state["state"].items()
-        },
-        "counters": {
-            names[number]: {key: float(value) for key, value in values.items() if not value.dim()}
+        "state": {
+            names[number]: {key: None if value.dim() else float(value) for key, value in values.items()}
             for number, values in state["state"].items()
         },
         "groups": [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]],
@@ -234,10 +222,12 @@ def _empty_state(saved: Mapping[str, Any], model: nn.Module, optimizer: Optimize
     """The optimizer's state as it was saved, its shares still zero, by parameter's number."""
     parameters = dict(model.named_parameters())
     return {
-        number: {key: torch.zeros_like(parameters[name].detach()) for key in saved["moments"][name]}
-        | {key: torch.tensor(value) for key, value in saved["counters"][name].items()}
+        number: {
+            key: torch.zeros_like(parameters[name].detach()) if value is None else torch.tensor(value)
+            for key, value in saved["state"][name].items()
+        }
         for number, name in enumerate(_names(model, optimizer))
-        if name in saved["moments"]
+        if name in saved["state"]
     }
 
 

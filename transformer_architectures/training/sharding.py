@@ -129,7 +129,8 @@ class PlainCopies:
         plain = self._copy(self.skeleton, (torch.empty_like(p, device="cpu") for p in self.skeleton.parameters()))
         plain.load_state_dict(weights)
         shared = dict(model.named_parameters())
-        return {name: _share(parameter.detach(), shared[name]) for name, parameter in plain.named_parameters()}
+        shares = {id(p): _share(p.detach(), shared[name]) for name, p in plain.named_parameters()}
+        return {name: shares[id(p)] for name, p in plain.named_parameters(remove_duplicate=False)}  # tied ones too
 
     @staticmethod
     def _copy(model: nn.Module, weights: Iterable[Tensor]) -> nn.Module:
