@@ -78,7 +78,9 @@ class KillAtNextFileOperation:
 
 def short(path: str | os.PathLike[str]) -> str:
     """A file as a line names it: without what differs from process to process."""
-    name = re.sub(r"\.\d+\.tmp$", ".tmp", Path(path).name)
+    path = Path(path)
+    name = f"{path.parent.name}/{path.name}" if path.parent.suffix == ".shares" else path.name
+    name = re.sub(r"-[0-9a-f]{8}\.shares", ".shares", re.sub(r"\.\d+\.tmp$", ".tmp", name))
     return re.sub(r"_[0-9a-f]{6}$", "", name)
 
 

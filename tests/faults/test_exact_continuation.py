@@ -29,16 +29,20 @@ OPTIONS = {
 TASKS = {"vanilla": (Runs, CONFIG), "vit": (PictureRuns, PICTURES), "bert": (TextRuns, TEXTS)}
 # So that an epoch ends between two steps that save, and the last group of its micro-batches is a small one.
 SIZES = {"vanilla": "Data.num_samples=90", "vit": "Training.batch_size=7", "bert": "Training.batch_tokens=280"}
+SHARED = "vanilla, shared"
 
 
-@pytest.fixture(scope="module", params=list(TASKS))
+@pytest.fixture(scope="module", params=[*TASKS, SHARED])
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """A task, and one run of it that was left alone."""
-    kind, config = TASKS[request.param]
-    options = [f"--set=Training.{key}={value}" for key, value in OPTIONS.items()]
-    runs = kind(tmp_path_factory.mktemp(request.param), config, (*options, f"--set={SIZES[request.param]}"))
+    """A task, also one that shares its model (with nobody), and one run of it that was left alone."""
+    name = request.param.partition(",")[0]
+    kind, config = TASKS[name]
+    options = [*(f"--set=Training.{key}={value}" for key, value in OPTIONS.items()), f"--set={SIZES[name]}"]
+    if request.param == SHARED:
+        options.append("--set=Training.sharding=fsdp")
+    runs = kind(tmp_path_factory.mktemp(name), config, tuple(options))
     live(runs, "undisturbed")
-    assert list(runs.run_folder("undisturbed").glob("epoch_*.pt"))
+    assert list(runs.run_folder("undisturbed").glob("epoch_*.json" if request.param == SHARED else "epoch_*.pt"))
     return runs
 
 
@@ -53,7 +57,7 @@ def live(runs: Runs, name: str, *faults: Plant) -> bool:
 
 def test_killed_once(seed: int, runs: Runs, tmp_path: Path) -> None:
     """After a step, or inside a save."""
-    file = r"(step|epoch)_\d+\.pt"
+    file = r"(step|epoch)_\d+\.(pt|json)"
     operation = random.choice([rf"fsync \.{file}\.tmp$", rf"replace {file}\.sha256$", rf"replace {file}$"])
     in_save = KillAtNextFileOperation(tmp_path / "met", f"{random.choice(['before', 'after'])} {operation}")
     fault = random.choice([KillAfterStep(random.randint(1, LAST_STEP)), in_save])
@@ -81,9 +85,13 @@ def test_killed_at_every_file_operation(seed: int, runs: Runs, tmp_path: Path) -
     assert max(Counter(places).values()) == 1
     for moment in ("before", "after"):
         for kind in ("step", "epoch", "best"):
-            for operation in (r"fsync \.{}\.tmp", r"replace {}\.sha256", "replace {}"):
-                expected = f"{moment} {operation.format(rf'{kind}_[0-9]+[.]pt')}"
-                assert any(re.fullmatch(expected, place) for place in places), expected
+            is_shared = kind != "best" and any(".shares" in place for place in places)
+            file = rf"{kind}_[0-9]+[.]{'json' if is_shared else 'pt'}"
+            operations = [rf"fsync \.{file}\.tmp", rf"replace {file}\.sha256", f"replace {file}"]
+            if is_shared:
+                operations += [rf"fsync {kind}_[0-9]+\.shares", rf"fsync {kind}_[0-9]+\.shares/.*\.safetensors"]
+            for operation in operations:
+                assert any(re.fullmatch(f"{moment} {operation}", place) for place in places), f"{moment} {operation}"
         assert any(place.startswith(moment) and "manifest.json" in place for place in places)
 
 

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
+from transformer_architectures.model_folder import open_model_folder
 from transformer_architectures.training.checkpointing import read_checkpoint
+from transformer_architectures.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.faults
 
@@ -90,7 +93,7 @@ class Job:
         return found
 
     def checkpoints(self) -> list[Path]:
-        return sorted(self.root.glob("vanilla/*/*_*.pt"), key=lambda path: path.stat().st_mtime_ns)
+        return RunFolder(self.run_folder).checkpoints()[::-1]
 
     def wait_for_step(self, step: int) -> None:
         """Until the first rank has logged it."""
@@ -129,13 +132,21 @@ def losses(run_folder: Path, said: str) -> dict[int, float]:
     return found
 
 
-def test_the_number_of_processes_may_change(folder: Path) -> None:
-    """From two to one to four: the steps are those of one process alone."""
+CHAINS = {
+    "ddp": [(2, "ddp", 20), (1, "ddp", 40), (4, "ddp", 60)],
+    "fsdp": [(2, "fsdp", 15), (1, "fsdp", 30), (4, "fsdp", 45), (1, "ddp", 50), (2, "fsdp", 60)],
+}
+
+
+@pytest.mark.parametrize("chain", list(CHAINS))
+def test_the_number_of_processes_may_change(folder: Path, chain: str) -> None:
+    """From two to one to four, and to another form of sharing: the steps are those of one process alone, and so is the model."""
     alone = Job(folder, 1, "--set", "Training.max_steps=60", root="alone")
     alone.finish()
     found: dict[int, float] = {}
-    for world_size, last in ((2, 20), (1, 40), (4, 60)):
-        job = Job(folder, world_size, "--set", f"Training.max_steps={last}", root="changing")
+    for world_size, sharding, last in CHAINS[chain]:
+        options = [f"--set=Training.max_steps={last}", f"--set=Training.sharding={sharding}"]
+        job = Job(folder, world_size, *options, root="changing")
         job.finish()
         found |= losses(job.run_folder, job.said(0))
     expected = losses(alone.run_folder, alone.said(0))
@@ -144,12 +155,16 @@ def test_the_number_of_processes_may_change(folder: Path) -> None:
     states = [read_checkpoint(job.checkpoints()[-1])["extra"]["state"] for job in (alone, job)]
     for name in ("epoch", "batch_in_epoch", "global_step", "num_tokens"):
         assert states[0][name] == states[1][name]
+    weights = [open_model_folder(job.run_folder / "model").weights() for job in (alone, job)]
+    assert list(weights[0]) == list(weights[1])
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=2e-3, msg=name)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 @pytest.mark.parametrize("to_all", [False, True])
 def test_a_polite_stop_is_one_of_all_ranks(folder: Path, number: signal.Signals, to_all: bool) -> None:
-    job = Job(folder, 2)
+    job = Job(folder, 2, f"--set=Training.sharding={random.choice(['ddp', 'fsdp'])}")
     job.wait_for_step(random.randint(3, 60))
     time.sleep(random.random())
     for rank in job.ranks if to_all else [random.choice(job.ranks)]:
@@ -157,7 +172,8 @@ def test_a_polite_stop_is_one_of_all_ranks(folder: Path, number: signal.Signals,
     assert job.codes(GENEROUS) == [{15: 143, 2: 130, 10: 138}[int(number)]] * 2, job.said(0) + job.said(1)
     newest = job.checkpoints()[-1]
     state = read_checkpoint(newest)["extra"]["state"]
-    assert newest.name in (f"step_{state['global_step']}.pt", f"epoch_{state['epoch']}.pt")
+    assert newest.stem in (f"step_{state['global_step']}", f"epoch_{state['epoch']}")
+    assert len(list(job.run_folder.glob("*.shares"))) == len(list(job.run_folder.glob("*_*.json")))
     assert not list(job.run_folder.glob("*.tmp")) and not list(job.run_folder.glob(".*.tmp"))
     assert "Traceback" not in job.said(0) + job.said(1)
 
@@ -165,7 +181,7 @@ def test_a_polite_stop_is_one_of_all_ranks(folder: Path, number: signal.Signals,
 @pytest.mark.parametrize("lost", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_rank_is_named(folder: Path, number: signal.Signals, lost: int) -> None:
-    job = Job(folder, 2)
+    job = Job(folder, 2, f"--set=Training.sharding={random.choice(['ddp', 'fsdp'])}")
     job.wait_for_step(10)
     job.ranks[lost].send_signal(number)
     job.codes(GENEROUS)
@@ -192,13 +208,14 @@ def test_a_lost_worker_is_named(folder: Path, number: signal.Signals) -> None:
     assert "a worker that loads batches is lost" in job.said(0) and str(worker.pid) in job.said(0)
 
 
-def test_torchrun_restarts_a_killed_worker(folder: Path) -> None:
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_torchrun_restarts_a_killed_worker(folder: Path, sharding: str) -> None:
     """And the run ends with the bytes of one that nobody disturbed."""
-    undisturbed = Job(folder, 2, "--set", "Training.max_steps=60", root="undisturbed")
+    options = ["--set", "Training.max_steps=60", "--set", f"Training.sharding={sharding}"]
+    undisturbed = Job(folder, 2, *options, root="undisturbed")
     undisturbed.finish()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
-    command += ["--standalone", "-m", MODULE, "--config", "config.yaml"]
-    command += ["--set", "Training.max_steps=60"]
+    command += ["--standalone", "-m", MODULE, "--config", "config.yaml", *options]
     environment = {**os.environ, "CHECKPOINT_ROOT": str(folder / "restarted")}
     refused = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert refused.returncode != 0 and "needs --resume auto" in refused.stderr

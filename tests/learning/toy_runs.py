@@ -22,6 +22,7 @@ from torch import Tensor
 
 from transformer_architectures.training import tracking, tracking_destination
 from transformer_architectures.training.checkpointing import read_checkpoint
+from transformer_architectures.training.run_folder import RunFolder
 
 MODULE = "transformer_architectures.architectures.vanilla.training"
 SYLLABLES = ["ba", "lo", "mi", "tu", "ké", "sa", "ro", "ne"]
@@ -146,7 +147,7 @@ class Runs:
     def run_folder(self, name: str) -> Path:
         """The only one to go on from: a run that was killed before its first checkpoint was begun anew."""
         folders = (self.root(name) / self.architecture).iterdir()
-        (folder,) = (path for path in folders if [*path.glob("step_*.pt"), *path.glob("epoch_*.pt")])
+        (folder,) = (path for path in folders if RunFolder(path).checkpoints())
         return folder
 
     def run_id(self, name: str) -> str:
@@ -154,9 +155,8 @@ class Runs:
         return str(json.loads((self.run_folder(name) / "tracking" / "run.json").read_text())["run_id"])
 
     def newest_change(self, name: str) -> int:
-        return max(
-            (path.stat().st_mtime_ns for path in self.root(name).glob(f"{self.architecture}/*/*_*.pt")), default=0
-        )
+        folders = self.root(name).glob(f"{self.architecture}/*/")
+        return max((path.stat().st_mtime_ns for folder in folders for path in saved(folder)), default=0)
 
     def wait_for_checkpoint(self, name: str, process: Process, before: int) -> None:
         """Until there is a newer one than that of before, or the run has come to its end without another."""
@@ -272,9 +272,17 @@ Data:
 """
 
 
+def saved(folder: Path) -> list[Path]:
+    """All checkpoints, also those of the best weights."""
+    return [*RunFolder(folder).checkpoints(), *folder.glob("best_*.pt")]
+
+
 def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
-    """Where two checkpoints differ, leaving out what may: the run's id and how long it took."""
-    if place == ".run_id" or place.startswith(".extra.state.") and place.endswith("seconds"):
+    """Where two checkpoints differ, leaving out what may: the run's id, how long it took, and what a folder is called.
+
+    Shares are compared by their digests.
+    """
+    if place in (".run_id", ".shares.folder") or place.startswith(".extra.state.") and place.endswith("seconds"):
         return
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one.dtype != other.dtype or not torch.equal(one, other):
@@ -297,8 +305,8 @@ def check_equal(runs: Runs, name: str) -> None:
     """The bytes of the model, every tensor, generator and counter of the checkpoints, every point of the metrics."""
     expected, folder = runs.run_folder("undisturbed"), runs.run_folder(name)
     assert sha256(folder / "model" / "model.safetensors") == sha256(expected / "model" / "model.safetensors")
-    names = {path.name for path in expected.glob("*.pt")}
-    assert len(names) >= 3 and names <= {path.name for path in folder.glob("*.pt")}
+    names = {path.name for path in saved(expected)}
+    assert len(names) >= 3 and names <= {path.name for path in saved(folder)}
     for checkpoint in names:
         found = list(differences(read_checkpoint(expected / checkpoint), read_checkpoint(folder / checkpoint)))
         assert found == [], checkpoint

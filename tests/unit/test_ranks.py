@@ -23,11 +23,13 @@ from transformer_architectures.architectures.vanilla.training import Translation
 from transformer_architectures.architectures.vit.training import ImageClassificationTask, VitTrainingConfig
 from transformer_architectures.errors import NonFiniteError
 from transformer_architectures.loading import Loading
+from transformer_architectures.planning.memory import largest_share
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed import Ranks, SharedWork, SummedLoss, data_parallel, process_group
 from transformer_architectures.training.multi_label_loss import multi_label_loss
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler, gradients
 from transformer_architectures.training.precision import Precision
+from transformer_architectures.training.sharded_checkpoints import own_share
 from transformer_architectures.training.sharding import (
     PlainCopies,
     checkpoint_activations,
@@ -154,7 +156,8 @@ def train(name: str, folder: Path, ranks: Ranks, dtype: torch.dtype, is_sharded:
     model = copies.of(model, CPU) if is_sharded else model
     model.eval()
     scores = task.validate(model.float(), SharedWork(ranks, lambda: None))
-    return {"losses": losses, "rows": rows, "gradients": torch.stack(found), "scores": scores}
+    share = sum(own_share(parameter).numel() for parameter in summed_loss.model.parameters())
+    return {"losses": losses, "rows": rows, "gradients": torch.stack(found), "scores": scores, "share": share}
 
 
 def work(rank: int, world_size: int, port: int, folder: str) -> None:
@@ -224,6 +227,8 @@ def test_ranks_take_the_steps_of_one(seed: int, tmp_path: Path, world_size: int)
         expected = one[name, dtype]
         files = [tmp_path / f"{name}_{dtype}_{is_sharded}_{rank}.pt" for rank in range(world_size)]
         ranks = [torch.load(file, weights_only=True) for file in files]
+        parameters = list(TASKS[name](tmp_path, Loading(0, 1))[0].build_model().parameters())
+        assert ranks[0]["share"] == largest_share(parameters, world_size if is_sharded else 1)
         for found in ranks:
             assert found["scores"] == expected["scores"] if dtype is torch.float64 else True, name
             check_close(found["gradients"], expected["gradients"], 1e-10 if dtype is torch.float64 else 1e-5, name)

@@ -1,8 +1,9 @@
 """What lies in a device's memory during a training step."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from transformer_architectures.planning.block_costs import FP32
 from transformer_architectures.planning.workload import Workload
@@ -21,6 +22,7 @@ class Memory:
         loss: logits, and what the loss keeps.
         exchange: of a sharded model, whole parameters and gradients of the parts that are at work; else, among several devices, the
             buckets that gradients are copied to before they are summed.
+        scoring: the plain copy of a sharded model that it is scored with, when nothing else of a step is there.
     """
 
     weights: int
@@ -31,11 +33,14 @@ class Memory:
     activations: int
     loss: int
     exchange: int
+    scoring: int
 
     @property
     def total(self) -> int:
-        """Of all."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        """At the fullest moment."""
+        kept = self.weights + self.gradients + self.optimizer + self.ema
+        of_a_step = self.cast_weights + self.activations + self.loss + self.exchange
+        return kept + max(of_a_step, self.scoring)
 
 
 def memory_of(
@@ -49,35 +54,40 @@ def memory_of(
     """
     parameters = [parameter for parameter in workload.model.parameters() if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in parameters)
+    share = largest_share(parameters, num_shards)
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in workload.model.buffers())
     is_sharded = num_shards > 1
     loss = workload.loss_bytes(num_rows)
     return Memory(
-        weights=_share(FP32 * count, num_shards) + buffers,
+        weights=FP32 * share + buffers,
         cast_weights=0 if is_sharded else workload.cast_weights(),  # what is gathered is bf16 already
-        gradients=_share(FP32 * count, num_shards),
-        optimizer=_share(ADAM_MOMENTS * FP32 * count, num_shards) + COUNTER * len(parameters),
-        ema=0 if workload.training.ema_decay is None else _share(FP32 * count, num_shards) + buffers + LONG_COUNTER,
+        gradients=FP32 * share,
+        optimizer=ADAM_MOMENTS * FP32 * share + COUNTER * len(parameters),
+        ema=0 if workload.training.ema_decay is None else FP32 * share + buffers + LONG_COUNTER,
         activations=workload.activations(num_rows, activation_checkpointing) if num_rows else 0,
         loss=sum(loss.values()) if num_rows else 0,
         exchange=_gathered(workload) if is_sharded else FP32 * count * has_buckets,
+        scoring=FP32 * count + buffers if is_sharded else 0,
     )
 
 
+def largest_share(parameters: Iterable[Tensor], num_shards: int) -> int:
+    """Numbers on the device that holds most: each parameter is cut along its first dimension (as FSDP does), of which the first devices
+    may have a row more."""
+    return sum(-(-p.shape[0] // num_shards) * (p.numel() // p.shape[0]) for p in parameters)
+
+
 def _gathered(workload: Workload) -> int:
-    """Parameters of all that is no block and of two blocks (one is fetched while the other computes); gradients of one."""
+    """Parameters and gradients of all that is no block, parameters of two blocks (one is fetched while the other computes), gradients of
+    one; and the buffer, in fp32, from which the gradients of a part are sent."""
     blocks = [_count(module) for module in workload.model.modules() if isinstance(module, TransformerBlock)]
     rest = _count(workload.model) - sum(blocks)
     ahead = min(2, len(blocks))
-    return workload.product_bytes * (2 * rest + (ahead + 1) * max(blocks))
+    return workload.product_bytes * (2 * rest + (ahead + 1) * max(blocks)) + FP32 * max(rest, *blocks)
 
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _share(number: int, num_shards: int) -> int:
-    return -(-number // num_shards)
-
-
-__all__ = ["Memory", "memory_of"]
+__all__ = ["Memory", "largest_share", "memory_of"]

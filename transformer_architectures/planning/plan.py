@@ -87,7 +87,8 @@ class Plan:
             least = min(self.estimates, key=lambda each: each.memory.total)
             needs = f"{least.way.name} needs least, {shown_bytes(least.memory.total)}"
             return f"no way fits into {available}: {needs}; take a smaller micro-batch, or more devices"
-        return f"cheapest that fits into {available}: {self.cheapest.way.name}"
+        settings = self.cheapest.way.settings
+        return f"cheapest that fits into {available}: {self.cheapest.way.name}{settings and f' ({settings})'}"
 
 
 def make_plan(

@@ -20,6 +20,7 @@ COLUMNS = (
     ("activations", "activations"),
     ("loss", "logits, loss"),
     ("exchange", "exchange"),
+    ("scoring", "(to score)"),
 )
 
 

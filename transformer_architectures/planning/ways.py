@@ -43,6 +43,13 @@ class Way:
         sharded = "one process" if self.sharding == "none" else f"{self.sharding} × {self.devices}"
         return sharded + (", checkpointing" if self.activation_checkpointing else "")
 
+    @property
+    def settings(self) -> str:
+        """What the config has to say for it."""
+        found = ["Training.sharding=fsdp"] if self.sharding == "fsdp" else []
+        found += ["Training.activation_checkpointing=true"] if self.activation_checkpointing else []
+        return " ".join(f"--set {setting}" for setting in found)
+
 
 @dataclass(frozen=True)
 class Estimate:
