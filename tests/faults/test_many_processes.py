@@ -156,9 +156,11 @@ def test_the_number_of_processes_may_change(folder: Path, chain: str) -> None:
     for name in ("epoch", "batch_in_epoch", "global_step", "num_tokens"):
         assert states[0][name] == states[1][name]
     weights = [open_model_folder(job.run_folder / "model").weights() for job in (alone, job)]
-    assert list(weights[0]) == list(weights[1])
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=2e-3, msg=name)
+    assert [(name, tensor.shape) for name, tensor in weights[0].items()] == [
+        (n, t.shape) for n, t in weights[1].items()
+    ]
+    expected_weights, found_weights = (torch.cat([t.flatten() for t in of_one.values()]) for of_one in weights)
+    assert float((found_weights - expected_weights).norm() / expected_weights.norm()) < 0.01
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
