@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from transformer_architectures.errors import LostRankError, UsageError
 from transformer_architectures.loading import every_nth, waited_for
 from transformer_architectures.training.heartbeat import Heartbeat
+from transformer_architectures.training.torchrun import end_agent_that_hangs
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -175,6 +176,7 @@ def process_group(device: torch.device, hang_timeout: float = 600.0) -> Iterator
         yield ranks
     except RuntimeError as error:  # what torch's communication raises
         if lost := heartbeat.lost():
+            end_agent_that_hangs()
             raise LostRankError(f"rank {ranks.rank}: {lost} ({' '.join(str(error).split())[:200]})") from error
         raise
     finally:

@@ -68,13 +68,14 @@ class Heartbeat:
     def lost(self) -> str:
         """Names the ranks that have fallen silent, in a sentence; empty if there are none. Kills those that are only stopped, as they
         would stay for ever."""
-        before = self._read()
-        time.sleep(PATIENCE)
-        after = self._read()
-        others = [member for member in self.members if member != self.me]
+        after, before = None, self._read()
+        if before is not None:
+            time.sleep(PATIENCE)
+            after = self._read()
         if before is None or after is None:
             silent = self._with_the_store()
         else:
+            others = (member for member in self.members if member != self.me)
             silent = [member for member in others if before[member.rank] == after[member.rank]]
         if not silent:
             return ""

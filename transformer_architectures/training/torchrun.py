@@ -1,10 +1,13 @@
 """What `torchrun` tells its workers, and what it has to be told."""
 
 import os
+import subprocess
 
 import torch
 
 from transformer_architectures.errors import UsageError
+
+AGENT_NOTICES_AFTER = 10  # seconds in which torchrun has seen that a worker of its is gone, unless it hangs
 
 
 def number_of_restart() -> int:
@@ -36,4 +39,19 @@ def check_restarts(resume: str | None, device: torch.device) -> None:
         )
 
 
-__all__ = ["check_restarts", "may_be_restarted", "number_of_restart"]
+def end_agent_that_hangs() -> None:
+    """For a worker that is about to end: kills torchrun if it does not notice that in time.
+
+    Where the network is cut, the agent of another node than the first asks its rendezvous (c10d) for news and waits for the answer
+    without a limit (torch 2.15, `TCPStore::doWait`): a quarter of an hour, until TCP gives up, deaf to signals. It never collects
+    its worker then, which stays a zombie; an agent that does not hang has collected it at once.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    worker, agent = os.getpid(), os.getppid()
+    watch = f"sleep {AGENT_NOTICES_AFTER}; kill -0 {worker} && kill -9 {agent}"
+    nowhere = subprocess.DEVNULL  # a reader of the worker's output must not wait for it
+    subprocess.Popen(["sh", "-c", watch], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+
+
+__all__ = ["check_restarts", "end_agent_that_hangs", "may_be_restarted", "number_of_restart"]
