@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import torch
 
@@ -13,6 +14,17 @@ AGENT_NOTICES_AFTER = 10  # seconds in which torchrun has seen that a worker of 
 def number_of_restart() -> int:
     """How often torchrun has restarted the workers; 0 outside of it."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def is_first_process() -> bool:
+    """Whether this is the one that tells the user and writes: rank 0, or the only process."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
+
+
+def say_once(line: str) -> None:
+    """On standard error, of all processes by the first."""
+    if is_first_process():
+        print(line, file=sys.stderr)
 
 
 def may_be_restarted() -> bool:
@@ -54,4 +66,11 @@ def end_agent_that_hangs() -> None:
     subprocess.Popen(["sh", "-c", watch], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
 
 
-__all__ = ["check_restarts", "end_agent_that_hangs", "may_be_restarted", "number_of_restart"]
+__all__ = [
+    "check_restarts",
+    "end_agent_that_hangs",
+    "is_first_process",
+    "may_be_restarted",
+    "number_of_restart",
+    "say_once",
+]
