@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults.test_many_processes import CONFIG, HANG_TIMEOUT, MODULE, write_pairs
+from faults.test_many_processes import CONFIG, GENEROUS, MODULE, write_pairs
 from faults.two_hosts import Host, two_hosts, why_there_are_none
 from learning.toy_runs import empty_store
 
 pytestmark = pytest.mark.faults
 
-SHORT_HANG = 8  # seconds
-GENEROUS = SHORT_HANG + 30 + 60  # as there
 STEPS = 120
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 PORT = "29400"
@@ -40,9 +38,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 def folder(tmp_path: Path, seed: int) -> Path:
     """What both hosts see: the data, the config and the checkpoints."""
     write_pairs(tmp_path / "pairs.tsv")
-    (tmp_path / "config.yaml").write_text(
-        CONFIG.replace(f"hang_timeout: {HANG_TIMEOUT}", f"hang_timeout: {SHORT_HANG}")
-    )
+    (tmp_path / "config.yaml").write_text(CONFIG)
     return tmp_path
 
 
