@@ -52,6 +52,10 @@ class LostRankError(TransformerArchitecturesError):
     """Another process of the run was killed, stopped or cut off; the run can go on from its last checkpoint."""
 
 
+class FailedRankError(TransformerArchitecturesError):
+    """Another process of the run has ended it with an error of its own, and said which."""
+
+
 class LostWorkerError(TransformerArchitecturesError):
     """A process that loads batches was killed or stopped; the run can go on from its last checkpoint."""
 

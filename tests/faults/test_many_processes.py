@@ -49,11 +49,16 @@ Data: {{train: {{file: pairs.tsv}}, num_workers: 1, validation_fraction: 0.1, ma
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path, seed: int) -> Path:
+def write_pairs(path: Path) -> None:
+    """120 short lines, and the same backwards."""
     words = ["".join(random.choices("abdefgiklmnoprstu", k=4)) for _ in range(40)]
     lines = [" ".join(random.choices(words, k=random.randint(1, 5))) for _ in range(120)]
-    (tmp_path / "pairs.tsv").write_text("".join(f"{line} {n}\t{line[::-1]} {n}\n" for n, line in enumerate(lines)))
+    path.write_text("".join(f"{line} {n}\t{line[::-1]} {n}\n" for n, line in enumerate(lines)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, seed: int) -> Path:
+    write_pairs(tmp_path / "pairs.tsv")
     (tmp_path / "config.yaml").write_text(CONFIG)
     return tmp_path
 

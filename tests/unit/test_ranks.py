@@ -21,14 +21,16 @@ from transformer_architectures.architectures import bert, vanilla, vit
 from transformer_architectures.architectures.bert.masked_language_model import MaskedLanguageModelTask
 from transformer_architectures.architectures.vanilla.training import TranslationTask, VanillaTrainingConfig
 from transformer_architectures.architectures.vit.training import ImageClassificationTask, VitTrainingConfig
-from transformer_architectures.errors import NonFiniteError
+from transformer_architectures.errors import DataError, NonFiniteError
 from transformer_architectures.loading import Loading
 from transformer_architectures.planning.memory import largest_share
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed import Ranks, SharedWork, SummedLoss, data_parallel, process_group
+from transformer_architectures.training.finish import FinishedRun
 from transformer_architectures.training.multi_label_loss import multi_label_loss
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler, gradients
 from transformer_architectures.training.precision import Precision
+from transformer_architectures.training.seeds import train_seeds
 from transformer_architectures.training.sharded_checkpoints import own_share
 from transformer_architectures.training.sharding import (
     PlainCopies,
@@ -173,6 +175,25 @@ def work(rank: int, world_size: int, port: int, folder: str) -> None:
                 for is_sharded in (False, True):
                     found = train(name, Path(folder), ranks, dtype, is_sharded)
                     torch.save(found, Path(folder) / f"{name}_{dtype}_{is_sharded}_{rank}.pt")
+    go_on_after_one_has_failed(rank, world_size)
+
+
+def go_on_after_one_has_failed(rank: int, world_size: int) -> None:
+    """A training of several ends on one rank, while the others wait for it: all hear of it, and are together again in the next."""
+
+    def train(seed: int) -> FinishedRun:
+        with process_group(CPU) as ranks:
+            if seed == 6 and rank == world_size - 1:
+                raise DataError("a disk\nis full")
+            found = ranks.gather((seed, rank))
+            assert found == [(seed, rank) for rank in range(world_size)]
+        return FinishedRun(Path(), {})
+
+    first, second, third = train_seeds([5, 6, 7], train)
+    assert first.error is None and third.error is None
+    expected = f"rank {rank}: rank {world_size - 1} (process " if rank < world_size - 1 else "a disk is full"
+    assert second.error is not None and second.error.startswith(expected), second.error
+    assert second.error.endswith("has failed: a disk is full" if rank < world_size - 1 else expected)
 
 
 def refuse_what_is_not_finite(folder: Path, ranks: Ranks) -> None:

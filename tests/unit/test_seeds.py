@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from transformer_architectures.errors import ConfigError, NonFiniteError, TransformerArchitecturesError
+from transformer_architectures.errors import ConfigError, LostRankError, NonFiniteError, TransformerArchitecturesError
 from transformer_architectures.model_folder import open_model_folder, write_model_folder
 from transformer_architectures.training.finish import FinishedRun
 from transformer_architectures.training.seeds import train_seeds, write_summary
@@ -56,12 +56,19 @@ def test_nothing_is_summed_up_where_all_fail_or_the_config_is_wrong(tmp_path: Pa
         raise ConfigError("Model: unknown key")
 
     with pytest.raises(TransformerArchitecturesError, match="all 2 seeds failed: the loss of 1 is nan"):
-        list(write_summary(train_seeds([0, 1], fail)))
+        train_seeds([0, 1], fail)
     calls: list[int] = []
     with pytest.raises(ConfigError):
         train_seeds([0, 1], refuse)
     assert calls == [0]
 
 
-def test_other_ranks_have_nothing_to_sum_up() -> None:
-    assert train_seeds([0, 1], lambda seed: None) == []
+def test_a_lost_rank_ends_all() -> None:
+    def lose(seed: int) -> FinishedRun:
+        calls.append(seed)
+        raise LostRankError("rank 0: lost rank 1")
+
+    calls: list[int] = []
+    with pytest.raises(LostRankError):
+        train_seeds([0, 1], lose)
+    assert calls == [0]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from transformer_architectures.errors import ConfigError, UsageError
+from transformer_architectures.errors import ConfigError
 from transformer_architectures.training.finish import FinishedRun
 from transformer_architectures.training.seeds import SeedRun
 from transformer_architectures.training.suite import compare, suite_of, train_suite
@@ -79,10 +79,3 @@ def test_a_config_without_a_suite_is_one_training(tmp_path: Path) -> None:
 def test_errors_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         suite_of(write(tmp_path / "suite.yaml", SUITE.replace(old, new)))
-
-
-def test_a_process_that_knows_no_models_says_so(tmp_path: Path) -> None:
-    suite = suite_of(write(tmp_path / "suite.yaml", SUITE))
-    assert suite is not None
-    with pytest.raises(UsageError, match="one process"):
-        train_suite(suite, tmp_path, lambda config, overrides: [])

@@ -1,6 +1,5 @@
 """Training from the command line: of every training module (``python -m ....training``) and of ``tarch train``."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -24,8 +23,9 @@ from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.finish import FinishedRun
 from transformer_architectures.training.seeds import SeedRun, train_seeds, write_summary
 from transformer_architectures.training.suite import compare, suite_of, train_suite
+from transformer_architectures.training.torchrun import is_first_process
 
-Train = Callable[[str, list[str], str | None], FinishedRun | None]  # config, overrides, resume
+Train = Callable[[str, list[str], str | None], FinishedRun]  # config, overrides, resume
 Models = Mapping[str, type[StrictModel]]  # of the config's sections
 
 
@@ -62,30 +62,29 @@ def train_config(models: Models, train: Train, path: str, overrides: Sequence[st
         return
     if resume not in (None, "auto"):
         raise UsageError(f"--resume {resume}: one run's, but {path} is a suite of several: give auto")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError(f"{path} is a suite of several runs: start each of its configs by torchrun")
 
     def train_one(config: str, of_suite: list[str]) -> list[SeedRun]:
         return train_each_seed(models, train, config, [*of_suite, *overrides], resume)
 
-    write_lines(compare(suite, train_suite(suite, Path(path).parent, train_one)))
+    found = train_suite(suite, Path(path).parent, train_one)
+    if is_first_process():
+        write_lines(compare(suite, found))
 
 
 def train_each_seed(
     models: Models, train: Train, path: str, overrides: Sequence[str], resume: str | None
 ) -> list[SeedRun]:
-    """Trains a config once, or with each of its seeds, which are then summed up; none on all ranks but the first."""
+    """Trains a config once, or with each of its seeds, which are then summed up."""
     config = load_sections(path, models, overrides).of(TrainingConfig)
     if config.seeds == 1:
-        finished = train(path, list(overrides), resume)
-        return [] if finished is None else [SeedRun(config.seed, finished)]
+        return [SeedRun(config.seed, train(path, list(overrides), resume))]
     if resume not in (None, "auto"):
         raise UsageError(f"--resume {resume}: one run's, but Training.seeds is {config.seeds}: give auto")
     seeds = range(config.seed, config.seed + config.seeds)
     runs = train_seeds(
         seeds, lambda seed: train(path, [*overrides, f"Training.seed={seed}", "Training.seeds=1"], resume)
     )
-    if runs:
+    if is_first_process():
         write_lines(write_summary(runs))
     return runs
 

@@ -9,23 +9,32 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from transformer_architectures.errors import LostRankError, UsageError
+from transformer_architectures.errors import (
+    FailedRankError,
+    LostRankError,
+    TransformerArchitecturesError,
+    UsageError,
+)
 from transformer_architectures.loading import every_nth, waited_for
 from transformer_architectures.training.heartbeat import Heartbeat
+from transformer_architectures.training.torchrun import end_agent_that_hangs
 
 T = TypeVar("T")
 B = TypeVar("B")
 R = TypeVar("R")
 
+_stores: list[Any] = []  # of this process: none or one
+_groups = count()  # that this process has joined, one after the other: of several seeds, of a suite
 TORCHRUN_NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT")
 
 
@@ -165,18 +174,14 @@ def process_group(device: torch.device, hang_timeout: float = 600.0, is_sharded:
 
     Raises:
         LostRankError: another rank was killed, stopped or cut off.
+        FailedRankError: another rank has ended with one of the library's errors.
     """
     backend = "gloo" if device.type == "cpu" else "nccl"
     if is_sharded and device.type == "cuda":
         backend = "cpu:gloo,cuda:nccl"  # shares may lie in the host's memory
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        if is_sharded:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-        try:
+        with _group_of_one(backend) if is_sharded else nullcontext():
             yield Ranks()
-        finally:
-            if is_sharded:
-                dist.destroy_process_group()
         return
     missing = [name for name in TORCHRUN_NUMBERS if not os.environ.get(name, "").isdecimal()]
     if missing:
@@ -186,18 +191,49 @@ def process_group(device: torch.device, hang_timeout: float = 600.0, is_sharded:
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     timeout = timedelta(seconds=hang_timeout)
-    dist.init_process_group(backend, timeout=timeout)
-    ranks = Ranks(dist.get_rank(), dist.get_world_size())
+    store = dist.PrefixStore(f"group/{next(_groups)}", _meeting_place(timeout))  # type: ignore[attr-defined]
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=timeout,
+    )
     heartbeat = Heartbeat.start(ranks.rank, ranks.gather)
     try:
         yield ranks
+    except TransformerArchitecturesError as error:
+        heartbeat.leave_word(str(error))
+        raise
     except RuntimeError as error:  # what torch's communication raises
+        if failed := heartbeat.failed():
+            raise FailedRankError(f"rank {ranks.rank}: {failed}") from error
         if lost := heartbeat.lost():
+            end_agent_that_hangs()
             raise LostRankError(f"rank {ranks.rank}: {lost} ({' '.join(str(error).split())[:200]})") from error
         raise
     finally:
         heartbeat.stop()
         dist.destroy_process_group()
+
+
+@contextmanager
+def _group_of_one(backend: str) -> Iterator[None]:
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _meeting_place(timeout: timedelta) -> Any:
+    """The store where the ranks find each other. One for all groups: rank 0 may keep it, and could not open its port again at once."""
+    if not _stores:
+        _stores.append(next(rendezvous("env://", timeout=timeout))[0])
+    (store,) = _stores
+    store.set_timeout(timeout)
+    return store
 
 
 def _communication_device() -> torch.device:

@@ -26,7 +26,7 @@ VERSIONS_OF = ("transformer-architectures", "torch", "numpy", "torchvision", "pi
 class FinishedRun:
     """What a run leaves: its model folder, the contents of `results.json`, sample outputs, and the task's pictures and tables.
 
-    A run that was finished before (not ``is_new``) has only the first two.
+    One that an earlier process or another rank has finished (not ``is_new``) has only the first two.
     """
 
     model_folder: Path

@@ -1,4 +1,5 @@
-"""Which rank is lost: each process tells the others once a second that it lives; the one that falls silent is named.
+"""Which rank is lost: each process tells the others once a second that it lives; the one that falls silent is named. A process that
+ends with an error leaves word of it.
 
 Communication that fails says that *some* rank is gone. With `torchrun` the beats lie in the store of its agent, which outlives its workers.
 """
@@ -8,8 +9,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
+from secrets import token_hex
 from typing import Any
 
 import psutil
@@ -46,7 +50,9 @@ class Heartbeat:
 
     me: Member
     members: list[Member]
+    connect: Callable[[], Any] = field(repr=False)
     store: Any = field(repr=False)
+    _is_store_lost: bool = False
     _end: threading.Event = field(default_factory=threading.Event, repr=False)
     _threads: list[threading.Thread] = field(default_factory=list, repr=False)
 
@@ -54,7 +60,9 @@ class Heartbeat:
     def start(cls, rank: int, gather: Callable[[Any], list[Any]]) -> "Heartbeat":
         """Starts to beat; ``gather`` exchanges a value with all ranks."""
         me = Member(rank, socket.gethostname(), os.getpid())
-        heartbeat = cls(me, gather(me), _connect())
+        found = gather((me, token_hex(8)))
+        connect = partial(_connect, found[0][1])
+        heartbeat = cls(me, [member for member, _ in found], connect, connect())
         heartbeat._run(heartbeat._beat)
         return heartbeat
 
@@ -65,16 +73,29 @@ class Heartbeat:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def leave_word(self, reason: str) -> None:
+        """Tells the others why this process is about to leave them."""
+        with suppress(RuntimeError):  # without a store nobody hears it
+            self.store.set(f"word/{self.me.rank}", " ".join(reason.split()))
+
+    def failed(self) -> str:
+        """What the others have left word of, in a sentence; empty if there is none."""
+        words = self._read("word") or []
+        return "; ".join(
+            f"{member} has failed: {word}" for member, word in zip(self.members, words, strict=False) if word
+        )
+
     def lost(self) -> str:
         """Names the ranks that have fallen silent, in a sentence; empty if there are none. Kills those that are only stopped, as they
         would stay for ever."""
-        before = self._read()
-        time.sleep(PATIENCE)
-        after = self._read()
-        others = [member for member in self.members if member != self.me]
+        after, before = None, self._read("beat")
+        if before is not None:
+            time.sleep(PATIENCE)
+            after = self._read("beat")
         if before is None or after is None:
             silent = self._with_the_store()
         else:
+            others = (member for member in self.members if member != self.me)
             silent = [member for member in others if before[member.rank] == after[member.rank]]
         if not silent:
             return ""
@@ -98,38 +119,39 @@ class Heartbeat:
         return [member for member in self.members if member.host == first.host]
 
     def _beat(self) -> None:
-        store, number = _connect(), 0  # a connection is one thread's
+        store, number = self.connect(), 0  # a connection is one thread's
         try:
             while not self._end.wait(BEAT):
                 number += 1
-                store.set(str(self.me.rank), str(number))
+                store.set(f"beat/{self.me.rank}", str(number))
         except RuntimeError:
             return  # without a store nobody hears it
 
-    def _read(self) -> list[str] | None:
-        """The last beat of each rank; None where the store does not answer."""
-        beats: list[str] = []
+    def _read(self, name: str) -> list[str] | None:
+        """What each rank has left there, or nothing; None where the store does not answer."""
+        of_ranks: list[str] = []
 
         def read() -> None:
             try:
                 found = [
-                    self.store.get(str(member.rank)).decode() if self.store.check([str(member.rank)]) else ""
-                    for member in self.members
+                    self.store.get(key).decode() if self.store.check([key]) else ""
+                    for key in (f"{name}/{member.rank}" for member in self.members)
                 ]
             except RuntimeError:
                 return
-            beats.extend(found)
+            of_ranks.extend(found)
 
-        self._run(read).join(LONGEST_READ)
-        return beats if len(beats) == len(self.members) else None
+        if not self._is_store_lost:  # nobody waits for it twice
+            self._run(read).join(LONGEST_READ)
+            self._is_store_lost = len(of_ranks) != len(self.members)
+        return None if self._is_store_lost else of_ranks
 
 
-def _connect() -> Any:
-    """A connection of its own to the store that the ranks have found each other by."""
+def _connect(name: str) -> Any:
+    """A connection of its own to the store that the ranks have found each other by, and what lies under a name there."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=LONGEST_READ))  # type: ignore[attr-defined]
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"heartbeat/{attempt}", store)  # type: ignore[attr-defined]
+    return dist.PrefixStore(f"heartbeat/{name}", store)  # type: ignore[attr-defined]
 
 
 __all__ = ["Heartbeat", "Member"]

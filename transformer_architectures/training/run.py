@@ -54,8 +54,8 @@ def run_training(
     config: TrainingConfig,
     build: Build,
     resume: str | None = None,
-) -> FinishedRun | None:
-    """Trains to the end and leaves the model folder, or finds (and says so) that this has been done; None on all ranks but the first.
+) -> FinishedRun:
+    """Trains to the end and leaves the model folder, or finds (and says so) that this has been done.
 
     Args:
         architecture: names the checkpoint folder and, unless the config says otherwise, the experiment.
@@ -66,6 +66,7 @@ def run_training(
     Raises:
         Stopped: a signal ended the run; its exit code is the signal's.
         LostRankError, LostWorkerError: another process of the run was killed, stopped or cut off.
+        FailedRankError: another rank has ended with an error.
     """
     device = resolve_device(config.device)
     check_restarts(resume, device)
@@ -85,7 +86,7 @@ def run_training(
         if stopped is not None:
             raise Stopped(stopped)
         if is_finished(start, config):
-            return finished_before(start.folder) if ranks.is_main and start.folder is not None else None
+            return told(ranks, finished_before(start.folder) if ranks.is_main and start.folder is not None else None)
         with tracked_run(architecture, sections, config, start, ranks) as (tracker, folder):
             started = time.perf_counter()
             loading = Loading(ranks.rank, ranks.world_size)
@@ -100,13 +101,20 @@ def run_training(
             fit.run()
             model = fit.plain(fit.model)
             finished = finish(fit, model, folder.path)
-            if finished is None or tracker is None:
-                return None
-            track_end(tracker, folder, finished, fit.state.global_step)
-            # Last: whoever finds the model folder, also after a kill, finds all that was told of the run.
-            fit.task.export(model, finished.model_folder, finished.results)
-            tracker.log_artifacts(finished.model_folder, "model")
-            return finished
+            if finished is not None and tracker is not None:
+                track_end(tracker, folder, finished, fit.state.global_step)
+                # Last: whoever finds the model folder, also after a kill, finds all that was told of the run.
+                fit.task.export(model, finished.model_folder, finished.results)
+                tracker.log_artifacts(finished.model_folder, "model")
+            return told(ranks, finished)
+
+
+def told(ranks: Ranks, finished: FinishedRun | None) -> FinishedRun:
+    """What the first rank has finished, on every rank: the next training may start from it. Only for the first it may be new."""
+    of_first = None if finished is None else FinishedRun(finished.model_folder, finished.results, is_new=False)
+    of_first = ranks.agree(of_first)
+    assert of_first is not None
+    return of_first if finished is None else finished
 
 
 def tell_rows(data: DataModule, tracker: Tracker) -> None:

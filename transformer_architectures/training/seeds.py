@@ -7,9 +7,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from transformer_architectures.durable_files import replace_json
-from transformer_architectures.errors import ConfigError, TransformerArchitecturesError, UsageError
+from transformer_architectures.errors import ConfigError, LostRankError, TransformerArchitecturesError, UsageError
 from transformer_architectures.model_folder import seal
 from transformer_architectures.training.finish import FinishedRun
+from transformer_architectures.training.torchrun import say_once
 
 SUMMARY = "summary.json"
 
@@ -37,38 +38,32 @@ class SeedRun:
         return float(next(iter(self.finished.results["validation"].values())))
 
 
-def train_seeds(seeds: Sequence[int], train: Callable[[int], FinishedRun | None]) -> list[SeedRun]:
-    """Trains each seed; one that fails is noted and the others go on, but wrong usage ends all.
+def train_seeds(seeds: Sequence[int], train: Callable[[int], FinishedRun]) -> list[SeedRun]:
+    """Trains each seed; one that fails is noted and the others go on, but wrong usage or a lost rank ends all.
 
-    Returns:
-        A run for each seed; none on all ranks but the first.
+    Raises:
+        TransformerArchitecturesError: every seed failed.
     """
     runs: list[SeedRun] = []
     for seed in seeds:
-        print(f"seed {seed} ({len(runs) + 1} of {len(seeds)})", file=sys.stderr)
+        say_once(f"seed {seed} ({len(runs) + 1} of {len(seeds)})")
         try:
-            finished = train(seed)
-        except (ConfigError, UsageError):
+            runs.append(SeedRun(seed, train(seed)))
+        except (ConfigError, UsageError, LostRankError):
             raise
         except TransformerArchitecturesError as error:
             reason = " ".join(str(error).split())
             print(f"seed {seed} failed: {reason}", file=sys.stderr)
             runs.append(SeedRun(seed, None, reason))
-        else:
-            runs += [] if finished is None else [SeedRun(seed, finished)]
+    if all(run.finished is None for run in runs):
+        raise TransformerArchitecturesError(f"all {len(runs)} seeds failed: {runs[-1].error}")
     return runs
 
 
 def write_summary(runs: Iterable[SeedRun]) -> Iterator[str]:
-    """Writes ``summary.json`` into the model folder of the seed that was best on validation, and says line by line what is in it.
-
-    Raises:
-        TransformerArchitecturesError: every seed failed.
-    """
+    """Writes ``summary.json`` into the model folder of the seed that was best on validation, and says line by line what is in it."""
     runs = list(runs)
     whole = [run for run in runs if run.finished is not None]
-    if not whole:
-        raise TransformerArchitecturesError(f"all {len(runs)} seeds failed: {runs[-1].error}")
     best = max(whole, key=lambda run: run.main_validation_score)
     assert best.finished is not None
     scores = {name: [run.scores[name] for run in whole] for name in best.scores}

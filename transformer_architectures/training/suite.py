@@ -1,6 +1,5 @@
 """A suite: several configs that one command trains one after the other, some from the model that an earlier one left."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -9,8 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from transformer_architectures.config import StrictModel, load_config
 from transformer_architectures.config.yaml_reader import read_yaml
-from transformer_architectures.errors import ConfigError, UsageError
+from transformer_architectures.errors import ConfigError
 from transformer_architectures.training.seeds import SeedRun, deviation
+from transformer_architectures.training.torchrun import say_once
 
 SECTION = "Suite"
 SET_BY_SUITE = {"Model.pretrained": "`pretrained`", "Training.run_name": "`name`"}
@@ -80,13 +80,10 @@ def train_suite(
     Args:
         folder: where the configs lie.
         train: trains a config with these overrides, each of its seeds.
-
-    Raises:
-        UsageError: this is not the first of several processes: only that one knows the models.
     """
     found: dict[str, list[SeedRun]] = {}
     for number, run in enumerate(suite.runs, start=1):
-        print(f"{run.name} ({number} of {len(suite.runs)})", file=sys.stderr)
+        say_once(f"{run.name} ({number} of {len(suite.runs)})")
         # Said for all: a config may read the folder from an environment variable, and a control must not.
         start = "" if run.pretrained is None else best_folder(found[run.pretrained])
         overrides = [*run.overrides, f"Training.run_name={run.name}", f"Model.pretrained={start}"]
@@ -96,21 +93,16 @@ def train_suite(
 
 def best_folder(runs: Sequence[SeedRun]) -> Path:
     """The model folder of the seed that was best on validation."""
-    whole = [run for run in runs if run.finished is not None]
-    if not whole:
-        raise UsageError("a suite is trained by one process")
-    finished = max(whole, key=lambda run: run.main_validation_score).finished
+    finished = max(_whole(runs), key=lambda run: run.main_validation_score).finished
     assert finished is not None
     return finished.model_folder
 
 
 def compare(suite: SuiteConfig, found: Mapping[str, Sequence[SeedRun]]) -> Iterator[str]:
     """The scores of all runs beside the trivial baseline's, and where their models are, line by line."""
-    whole = {name: [run for run in runs if run.finished is not None] for name, runs in found.items()}
+    whole = {name: _whole(runs) for name, runs in found.items()}
     for config in dict.fromkeys(run.config for run in suite.runs):
-        names = [run.name for run in suite.runs if run.config == config and whole[run.name]]
-        if not names:
-            continue
+        names = [run.name for run in suite.runs if run.config == config]
         first = whole[names[0]][0]
         assert first.finished is not None
         yield f"\n{first.finished.results['task']} ({config})"
@@ -121,7 +113,11 @@ def compare(suite: SuiteConfig, found: Mapping[str, Sequence[SeedRun]]) -> Itera
             values = [[run.scores[score] for run in whole[name]] for score in first.scores]
             yield f"  {name:<24}" + "".join(f"{_shown(of_score):>18}" for of_score in values)
     yield ""
-    yield from (f"model folder  {best_folder(runs)}" for runs in whole.values() if runs)
+    yield from (f"model folder  {best_folder(runs)}" for runs in whole.values())
+
+
+def _whole(runs: Sequence[SeedRun]) -> list[SeedRun]:
+    return [run for run in runs if run.finished is not None]
 
 
 def _shown(values: Sequence[float]) -> str:

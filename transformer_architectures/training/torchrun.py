@@ -1,15 +1,30 @@
 """What `torchrun` tells its workers, and what it has to be told."""
 
 import os
+import subprocess
+import sys
 
 import torch
 
 from transformer_architectures.errors import UsageError
 
+AGENT_NOTICES_AFTER = 10  # seconds in which torchrun has seen that a worker of its is gone, unless it hangs
+
 
 def number_of_restart() -> int:
     """How often torchrun has restarted the workers; 0 outside of it."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def is_first_process() -> bool:
+    """Whether this is the one that tells the user and writes: rank 0, or the only process."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
+
+
+def say_once(line: str) -> None:
+    """On standard error, of all processes by the first."""
+    if is_first_process():
+        print(line, file=sys.stderr)
 
 
 def may_be_restarted() -> bool:
@@ -36,4 +51,26 @@ def check_restarts(resume: str | None, device: torch.device) -> None:
         )
 
 
-__all__ = ["check_restarts", "may_be_restarted", "number_of_restart"]
+def end_agent_that_hangs() -> None:
+    """For a worker that is about to end: kills torchrun if it does not notice that in time.
+
+    Where the network is cut, the agent of another node than the first asks its rendezvous (c10d) for news and waits for the answer
+    without a limit (torch 2.15, `TCPStore::doWait`): a quarter of an hour, until TCP gives up, deaf to signals. It never collects
+    its worker then, which stays a zombie; an agent that does not hang has collected it at once.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    worker, agent = os.getpid(), os.getppid()
+    watch = f"sleep {AGENT_NOTICES_AFTER}; kill -0 {worker} && kill -9 {agent}"
+    nowhere = subprocess.DEVNULL  # a reader of the worker's output must not wait for it
+    subprocess.Popen(["sh", "-c", watch], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+
+
+__all__ = [
+    "check_restarts",
+    "end_agent_that_hangs",
+    "is_first_process",
+    "may_be_restarted",
+    "number_of_restart",
+    "say_once",
+]

@@ -71,8 +71,8 @@ def open_config(config_path: str, overrides: list[str]) -> tuple[Sections, Pretr
     return sections, pretrained
 
 
-def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun | None:
-    """Trains what a config describes, and prints the result; None on all ranks but the first."""
+def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun:
+    """Trains what a config describes; the first rank prints the result."""
     sections, pretrained = open_config(config_path, overrides)
     data_config, training_config = sections.of(BertDataConfig), sections.of(BertTrainingConfig)
     model_config = sections.of(BertModelConfig) if pretrained is None else pretrained.model_config
@@ -92,7 +92,7 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> Finishe
         return task, data
 
     finished = run_training("bert", sections, training_config, build, resume)
-    if finished is not None and finished.is_new:
+    if finished.is_new:
         write_lines(report(finished))
         write_lines(["use it        " + tarch("predict", os.path.relpath(finished.model_folder), "--input", "FILE")])
     return finished

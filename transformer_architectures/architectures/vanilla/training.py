@@ -176,8 +176,8 @@ def open_config(config_path: str, overrides: list[str]) -> tuple[Sections, Pretr
     return sections, read_pretrained(model_config) if model_config.pretrained else None
 
 
-def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun | None:
-    """Trains what a config describes, and prints the result; None on all ranks but the first."""
+def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun:
+    """Trains what a config describes; the first rank prints the result."""
     sections, pretrained = open_config(config_path, overrides)
     data_config, training_config = sections.of(VanillaDataConfig), sections.of(VanillaTrainingConfig)
     model_config = sections.of(VanillaModelConfig) if pretrained is None else pretrained.model_config
@@ -198,7 +198,7 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> Finishe
         return TranslationTask(model_config, training_config, data, pretrained), data
 
     finished = run_training("vanilla", sections, training_config, build, resume)
-    if finished is not None and finished.is_new:
+    if finished.is_new:
         write_lines(report(finished))
         write_lines(["translate     " + tarch("predict", os.path.relpath(finished.model_folder), "--input", "FILE")])
     return finished

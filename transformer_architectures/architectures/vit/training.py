@@ -279,8 +279,8 @@ def open_config(config_path: str, overrides: list[str]) -> tuple[Sections, Pretr
     return sections, read_pretrained(model_config) if model_config.pretrained else None
 
 
-def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun | None:
-    """Trains what a config describes, and prints the result; None on all ranks but the first."""
+def train(config_path: str, overrides: list[str], resume: str | None) -> FinishedRun:
+    """Trains what a config describes; the first rank prints the result."""
     sections, pretrained = open_config(config_path, overrides)
     model_config, data_config = sections.of(VitModelConfig), sections.of(VitDataConfig)
     training_config = sections.of(VitTrainingConfig)
@@ -301,7 +301,7 @@ def train(config_path: str, overrides: list[str], resume: str | None) -> Finishe
 
     data_modules: list[TransformerDataModule] = []
     finished = run_training("vit", sections, training_config, build, resume)
-    if finished is not None and finished.is_new:
+    if finished.is_new:
         write_lines(report(finished))
         write_lines(class_lines(finished))
         if data_config.train.digits is not None:
