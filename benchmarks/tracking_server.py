@@ -66,6 +66,7 @@ def stub_server() -> Iterator[StubServer]:
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(there,), daemon=True)
     process.start()
+    there.close()  # a server that dies is noticed
     try:
         yield StubServer(f"http://127.0.0.1:{here.recv()}", process.pid or 0)
     finally:

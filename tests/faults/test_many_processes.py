@@ -71,6 +71,7 @@ class Job:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         self.root = folder / root
+        (folder / "temporary").mkdir(exist_ok=True)
         shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         self.ranks = [
             subprocess.Popen(
@@ -81,6 +82,7 @@ class Job:
                     "RANK": str(rank),
                     "LOCAL_RANK": str(rank),
                     "CHECKPOINT_ROOT": str(self.root),
+                    "TMPDIR": str(folder / "temporary"),
                 },
                 cwd=folder,
                 text=True,
@@ -117,14 +119,26 @@ class Job:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """No process outlives its job."""
+def nothing_is_left(folder: Path) -> Iterator[None]:
+    """No process outlives its job, and no shared memory or temporary file: those of a job lie in a folder of their own."""
     before = set(psutil.Process().children(recursive=True))
+    memory_before = ownerless_memory()
     yield
     deadline = time.monotonic() + 30  # workers of a killed process look for it every few seconds
-    while left := {child for child in psutil.Process().children(recursive=True) if child.status() != "zombie"} - before:
-        assert time.monotonic() < deadline, left
+    while (
+        alive := {child for child in psutil.Process().children(recursive=True) if child.status() != "zombie"} - before
+    ):
+        assert time.monotonic() < deadline, alive
         time.sleep(0.2)
+    assert not ownerless_memory() - memory_before
+    left = [path for path in (folder / "temporary").glob("*") if not path.name.startswith("torchinductor_")]
+    assert not left  # torch keeps compiled code there
+
+
+def ownerless_memory() -> set[str]:
+    """Shared tensors of processes that are gone."""
+    names = (path.name for path in Path("/dev/shm").glob("torch_*_*"))
+    return {name for name in names if not psutil.pid_exists(int(name.split("_")[1]))}
 
 
 def losses(run_folder: Path, said: str) -> dict[int, float]:
@@ -245,3 +259,27 @@ def test_torchrun_restarts_a_killed_worker(folder: Path, sharding: str) -> None:
     }
     assert len(digests) == 1
     assert json.loads((restarted / "model" / "results.json").read_text())["global_step"] == 60
+
+
+def test_a_run_that_was_asked_to_stop_is_not_begun_again_by_torchrun(folder: Path) -> None:
+    """A signal to one worker ends both; torchrun starts them anew, they find that a stop was asked for, and end. A user goes on later."""
+    environment = {**os.environ, "CHECKPOINT_ROOT": str(folder / "outputs"), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command += ["--standalone", "-m", MODULE, "--config", "config.yaml", "--resume", "auto"]
+    with (folder / "stopped.err").open("w") as errors:
+        agent = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+    while "step 30/" not in (said := (folder / "stopped.err").read_text()):
+        assert agent.poll() is None, said
+        time.sleep(0.05)
+    workers = [child for child in psutil.Process(agent.pid).children() if MODULE in " ".join(child.cmdline())]
+    random.choice(workers).terminate()
+    assert agent.wait() == 1
+    said = (folder / "stopped.err").read_text()
+    assert "was asked to stop; that torchrun restarts it changes nothing" in said, said
+    (run,) = (folder / "outputs" / "vanilla").iterdir()
+    newest = RunFolder(run).checkpoints()[0]
+    step = read_checkpoint(newest)["global_step"]
+    assert f"step {step + 1}/" not in said and 30 <= step < 400
+    gone_on = Job(folder, 1, f"--set=Training.max_steps={step + 5}")
+    gone_on.finish()
+    assert f"(step {step})" in gone_on.said(0)
