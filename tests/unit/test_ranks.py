@@ -31,11 +31,11 @@ from transformer_architectures.training.multi_label_loss import multi_label_loss
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler, gradients
 from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.seeds import train_seeds
-from transformer_architectures.training.sharded_checkpoints import own_share
 from transformer_architectures.training.sharding import (
     PlainCopies,
     checkpoint_activations,
     fully_sharded,
+    own_share,
     whole,
 )
 from transformer_architectures.training.step import TrainingStep

@@ -33,8 +33,14 @@ from transformer_architectures.training.loop import Fit
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler
 from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.run_folder import RunFolder, Start
-from transformer_architectures.training.sharded_checkpoints import is_shared, read_index, remove_lost_shares
-from transformer_architectures.training.sharding import PlainCopies, checkpoint_activations, fully_sharded, whole
+from transformer_architectures.training.sharded_checkpoints import read_index, remove_lost_shares
+from transformer_architectures.training.sharding import (
+    PlainCopies,
+    checkpoint_activations,
+    fully_sharded,
+    is_sharded,
+    whole,
+)
 from transformer_architectures.training.signals import StopRequest
 from transformer_architectures.training.step import TrainingStep
 from transformer_architectures.transformer_blocks import TransformerBlockConfig
@@ -99,7 +105,7 @@ def trained(steps: int = 4, precision: Precision = Precision(CPU, None), **optio
     summed_loss = SummedLoss(model, loss_of)
     if is_sharded:
         fully_sharded(summed_loss, precision, **options)
-        assert is_shared(model)
+        assert is_sharded(model)
     config = TrainingConfig(max_steps=steps, warmup_steps=0, learning_rate=0.01, weight_decay=0.1)
     optimizer = build_optimizer(model, config)
     step = TrainingStep(model, summed_loss, optimizer, build_scheduler(optimizer, config), precision, clip_norm=0.5)
@@ -159,7 +165,7 @@ def test_a_plain_copy_has_the_weights_and_ties_of_the_original() -> None:
     assert all(parameter.is_meta for parameter in copies.skeleton.parameters())
     fully_sharded(SummedLoss(model, loss_of), Precision(CPU, None))
     copy = copies.of(model, CPU)
-    assert not is_shared(copy) and copy.head.weight is copy.embedding.weight and float(copy.scale) == 2.0
+    assert not is_sharded(copy) and copy.head.weight is copy.embedding.weight and float(copy.scale) == 2.0
     assert all(torch.equal(copy.state_dict()[name], tensor) for name, tensor in expected.items())
     assert copy.state_dict().keys() == expected.keys()
 

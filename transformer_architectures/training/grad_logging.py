@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from transformer_architectures.errors import TrackingError
 from transformer_architectures.training.distributed import Ranks
-from transformer_architectures.training.sharded_checkpoints import is_shared, own_share
+from transformer_architectures.training.sharding import is_sharded, own_share
 
 BITS_SHIFT = 22  # what is left of a float32: sign, 8 bits of exponent, 1 of mantissa
 NUM_CODES = 2**10
@@ -84,7 +84,7 @@ def count(model: nn.Module, step: int, ranks: Ranks = Ranks()) -> Histograms:
     parameters = [histogram_codes(own_share(parameter)) for _, parameter in named]
     gradients = [nothing if p.grad is None else histogram_codes(own_share(p.grad)) for _, p in named]
     codes = torch.stack([torch.stack(parameters), torch.stack(gradients)])
-    if is_shared(model):
+    if is_sharded(model):
         codes = ranks.sum_tensor(codes)
     counts = codes.float() @ codes_to_bins()
     names = tuple(name.replace("_orig_mod.", "") for name, _ in named)

@@ -21,7 +21,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
@@ -31,6 +30,7 @@ from transformer_architectures.errors import CheckpointError, in_short, reason_o
 from transformer_architectures.training.checked_files import read_with_digest, sha256_of, write_with_digest
 from transformer_architectures.training.distributed import Ranks
 from transformer_architectures.training.run_place import path_in_run
+from transformer_architectures.training.sharding import is_sharded
 
 FORMAT = 1
 INDEX, SHARES = ".json", ".shares"  # how names end
@@ -138,7 +138,7 @@ def load_shares(
     tensors |= dict(_moments(_names(model, optimizer), state))
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a process that loads alone
-            load(tensors, storage_reader=HuggingFaceStorageReader(folder), no_dist=not is_shared(model))
+            load(tensors, storage_reader=HuggingFaceStorageReader(folder), no_dist=not is_sharded(model))
     except CheckpointException as error:
         raise CheckpointError(f"{folder}: does not fit ({_first_failure(error)})") from None
     if ema is not None:
@@ -168,16 +168,6 @@ def remove_lost_shares(folder: Path) -> None:
 def is_of_shares(checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint that has been read is an index, whose tensors are still to be read."""
     return "shares" in checkpoint
-
-
-def is_shared(model: nn.Module) -> bool:
-    """Whether ranks hold a share each of the model's parameters."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
-def own_share(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor; a plain one it holds as a whole."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def named_shares(model: nn.Module, optimizer: Optimizer, ema: AveragedModel | None) -> dict[str, Tensor]:
@@ -287,10 +277,8 @@ def _tensor_from_json(value: dict[str, Any]) -> Any:
 __all__ = [
     "INDEX",
     "is_of_shares",
-    "is_shared",
     "load_shares",
     "named_shares",
-    "own_share",
     "read_index",
     "remove_lost_shares",
     "save_shares",

@@ -142,6 +142,16 @@ class PlainCopies:
         return copy.deepcopy(model, replaced)
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ranks hold a share each of the model's parameters."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def own_share(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor; a plain one it holds as a whole."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All shares of a tensor put together; all ranks ask for it together. A plain tensor is whole."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -153,4 +163,13 @@ def _share(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-__all__ = ["PlainCopies", "blocks_of", "checkpoint_activations", "compile_blocks", "fully_sharded", "whole"]
+__all__ = [
+    "PlainCopies",
+    "blocks_of",
+    "checkpoint_activations",
+    "compile_blocks",
+    "fully_sharded",
+    "is_sharded",
+    "own_share",
+    "whole",
+]
