@@ -24,6 +24,7 @@ from transformer_architectures.architectures.vit.training import ImageClassifica
 from transformer_architectures.errors import DataError, NonFiniteError
 from transformer_architectures.loading import Loading
 from transformer_architectures.planning.memory import largest_share
+from transformer_architectures.training.blocks import checkpoint_activations
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed import Ranks, SharedWork, SummedLoss, data_parallel, process_group
 from transformer_architectures.training.finish import FinishedRun
@@ -33,7 +34,6 @@ from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.seeds import train_seeds
 from transformer_architectures.training.sharding import (
     PlainCopies,
-    checkpoint_activations,
     fully_sharded,
     own_share,
     whole,

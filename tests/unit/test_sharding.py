@@ -23,6 +23,7 @@ from transformer_architectures.encoder import Encoder
 from transformer_architectures.errors import CheckpointError
 from transformer_architectures.feedforward import FeedForwardConfig
 from transformer_architectures.sublayer import ResidualConfig
+from transformer_architectures.training.blocks import checkpoint_activations
 from transformer_architectures.training.checked_files import digest_path, write_with_digest
 from transformer_architectures.training.checkpointing import load_checkpoint, read_checkpoint
 from transformer_architectures.training.config import TrainingConfig
@@ -36,7 +37,6 @@ from transformer_architectures.training.run_folder import RunFolder, Start
 from transformer_architectures.training.sharded_checkpoints import read_index, remove_lost_shares
 from transformer_architectures.training.sharding import (
     PlainCopies,
-    checkpoint_activations,
     fully_sharded,
     is_sharded,
     whole,
@@ -149,7 +149,7 @@ def test_gradients_are_summed_in_fp32() -> None:
 
 
 def test_compiled_blocks_may_be_shared_and_computed_again() -> None:
-    from transformer_architectures.training.sharding import blocks_of
+    from transformer_architectures.training.blocks import blocks_of
 
     model = Tied()
     originals = [block.forward for block in blocks_of(model)]

@@ -11,6 +11,7 @@ from torch import nn
 
 from transformer_architectures.errors import CheckpointError, DataError
 from transformer_architectures.loading import waited_for
+from transformer_architectures.training.blocks import checkpoint_activations, compile_blocks
 from transformer_architectures.training.checked_files import digest_path
 from transformer_architectures.training.checkpointing import (
     random_state,
@@ -28,12 +29,7 @@ from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.progress import ProgressReport
 from transformer_architectures.training.run_folder import RunFolder, Start
 from transformer_architectures.training.sharded_checkpoints import is_of_shares, remove_lost_shares, save_shares
-from transformer_architectures.training.sharding import (
-    PlainCopies,
-    checkpoint_activations,
-    compile_blocks,
-    fully_sharded,
-)
+from transformer_architectures.training.sharding import PlainCopies, fully_sharded
 from transformer_architectures.training.signals import Stopped, StopRequest
 from transformer_architectures.training.state import Interval, RunState, checkpoint_suffix
 from transformer_architectures.training.step import TrainingStep
