@@ -166,19 +166,19 @@ class GradientLogger:
 
     def async_log(self, model: nn.Module, step: int) -> None:
         """Counts, if this step is one of an interval, and leaves the drawing to the background."""
-        if step % self.interval == 0 and self.has_room():
-            self.waiting.put(count(model, step))
+        if step % self.interval == 0:
+            self.draw(lambda: count(model, step))
 
-    def draw(self, histograms: Histograms) -> None:
-        """Leaves the drawing to the background."""
-        if self.has_room():
-            self.waiting.put(histograms)
+    def draw(self, counted: Callable[[], Histograms]) -> None:
+        """Leaves a drawing to the background, and where that does not keep up, out: training does not wait for it.
 
-    def has_room(self) -> bool:
-        """Whether drawing keeps up; where it takes longer than an interval, training does not wait for it."""
-        is_full = self.waiting.qsize() >= MAX_WAITING
-        self.num_skipped += is_full
-        return not is_full
+        Args:
+            counted: gives what is drawn; not asked for what is left out.
+        """
+        if self.waiting.qsize() < MAX_WAITING:
+            self.waiting.put(counted())
+        else:
+            self.num_skipped += 1
 
     def draw_all(self) -> None:
         """The background thread."""

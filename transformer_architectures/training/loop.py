@@ -65,6 +65,7 @@ class Fit:
         seed_generators(config.seed)
         self.model = task.build_model()
         seed_generators(config.seed + ranks.rank)  # each rank drops other units
+        # Copies come first, also the average: in that of a compiled block the forward pass would still be the original's.
         self.copies = PlainCopies(self.model) if config.sharding == "fsdp" else None
         if self.copies is None:  # shares are moved one by one: the whole may be too much for the device
             self.model.to(precision.device)
@@ -163,6 +164,15 @@ class Fit:
             self.save(f"step_{self.state.global_step}{checkpoint_suffix(self.config)}")
             raise self.stopped()
 
+    def leave_if_asked(self) -> None:
+        """For the end of a run, whose last checkpoint is written already."""
+        if self.ranks.any(self.should_stop()):
+            raise self.stopped()
+
+    def stopped(self) -> Stopped:
+        """What every rank raises when some have got a signal."""
+        return Stopped(max(self.ranks.gather(self.should_stop.exit_code)))
+
     def plain(self, model: nn.Module) -> nn.Module:
         """The model as one process would have it: itself, or a copy where ranks share its weights; all ranks ask together."""
         return model if self.copies is None else self.copies.of(model, self.precision.device)
@@ -179,12 +189,14 @@ class Fit:
     def log_histograms(self, logger: GradientLogger | None) -> None:
         """At their interval. Where ranks share the weights, all of them count, and the first one draws."""
         step, interval = self.state.global_step, self.config.histogram_interval
-        if self.copies is None and logger is not None:
-            logger.async_log(self.model, step)
-        elif self.copies is not None and interval is not None and step % interval == 0:
+        if interval is None or step % interval:
+            return
+        if self.copies is not None:
             counted = count(self.model, step, self.ranks)
             if logger is not None:
-                logger.draw(counted)
+                logger.draw(lambda: counted)
+        elif logger is not None:
+            logger.async_log(self.model, step)
 
     def validate(self, progress: ProgressReport) -> None:
         """Scores the weights that would be exported (the moving average where there is one); keeps them if they are the best."""
@@ -210,15 +222,6 @@ class Fit:
             metrics = {f"validation/{name}": value for name, value in scores.items()}
             self.tracker.log_metrics(metrics, self.state.global_step)
             self.tracker.log_table(samples, f"samples/step_{self.state.global_step}.json")
-
-    def leave_if_asked(self) -> None:
-        """For the end of a run, whose last checkpoint is written already."""
-        if self.ranks.any(self.should_stop()):
-            raise self.stopped()
-
-    def stopped(self) -> Stopped:
-        """What every rank raises when some have got a signal."""
-        return Stopped(max(self.ranks.gather(self.should_stop.exit_code)))
 
     # ---------------------------------------------------------------- keeping
     def save(self, filename: str) -> None:
