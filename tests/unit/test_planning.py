@@ -54,7 +54,9 @@ def test_bytes_over_the_network(tmp_path: Path, precision: str, gathered: int) -
     assert bytes_sent(Way("none", 1, False), workload) == 0
     assert bytes_sent(Way("ddp", 2, False), workload) == 4 * count  # 2 × 1/2 × 4
     assert bytes_sent(Way("ddp", 8, True), workload) == 2 * 4 * count * 7 // 8
-    assert bytes_sent(Way("fsdp", 8, False), workload) == 3 * (2 * gathered + 4) * count * 7 // 8
+    in_blocks = sum(p.numel() for name, p in workload.model.named_parameters() if ".blocks." in name)
+    for_a_micro_batch = gathered * (2 * in_blocks + count - in_blocks) + 4 * count
+    assert bytes_sent(Way("fsdp", 8, False), workload) == 3 * for_a_micro_batch * 7 // 8
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,13 +5,17 @@ import json
 import os
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from PIL import Image
 from poison import Poison
@@ -24,6 +28,8 @@ from transformer_architectures.architectures.vit.training import ImageClassifica
 from transformer_architectures.errors import DataError, NonFiniteError
 from transformer_architectures.loading import Loading
 from transformer_architectures.planning.memory import largest_share
+from transformer_architectures.planning.ways import Way, bytes_sent
+from transformer_architectures.planning.workload import Workload
 from transformer_architectures.training.blocks import checkpoint_activations
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed import Ranks, SharedWork, SummedLoss, data_parallel, process_group
@@ -150,16 +156,47 @@ def train(name: str, folder: Path, ranks: Ranks, dtype: torch.dtype, is_sharded:
     step = TrainingStep(
         model, parallel, optimizer, build_scheduler(optimizer, config), Precision(CPU, None), 0.5, ranks=ranks
     )
-    losses, rows, found = [], [], []
+    losses, rows, found, sent = [], [], [], BytesSent(ranks.world_size)
     for micro_batches, _ in zip(batches_from(data, 0), range(STEPS), strict=False):
-        losses.append(step(micro_batches).loss)
+        with nullcontext() if losses else sent:
+            losses.append(step(micro_batches).loss)
         rows.append([tuple(batch.indices) for batch in micro_batches])
         found.append(torch.cat([whole(gradient).flatten() for gradient in gradients(model.parameters())]).clone())
     model = copies.of(model, CPU) if is_sharded else model
     model.eval()
     scores = task.validate(model.float(), SharedWork(ranks, lambda: None))
     share = sum(own_share(parameter).numel() for parameter in summed_loss.model.parameters())
-    return {"losses": losses, "rows": rows, "gradients": torch.stack(found), "scores": scores, "share": share}
+    found_bytes = {"share": share, "sent": sent.total}
+    return {"losses": losses, "rows": rows, "gradients": torch.stack(found), "scores": scores, **found_bytes}
+
+
+class BytesSent:
+    """Inside the block, what FSDP gathers and scatters is counted, as a ring of ranks would send it."""
+
+    def __init__(self, world_size: int) -> None:
+        self.total, self.others, self.patch = 0, world_size - 1, pytest.MonkeyPatch()
+
+    def __enter__(self) -> None:
+        self.count("all_gather", lambda output, share: share.nbytes * self.others)
+        self.count("reduce_scatter", lambda share, whole: share.nbytes * self.others)
+
+    def __exit__(self, *unused: object) -> None:
+        self.patch.undo()
+
+    def count(self, kind: str, size: Callable[[Tensor, Tensor], int]) -> None:
+        """torch 2.15 gave the two functions new names."""
+        names = {"all_gather": "all_gather_into_tensor", "reduce_scatter": "reduce_scatter_tensor"}
+        name = f"{kind}_single" if hasattr(dist, f"{kind}_single") else names[kind]
+        call = getattr(dist, name)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            first, second = [value for value in (*arguments, *options.values()) if isinstance(value, Tensor)][:2]
+            self.total += size(
+                *sorted((first, second), key=lambda tensor: -tensor.nbytes)[:: 1 if kind == "all_gather" else -1]
+            )
+            return call(*arguments, **options)
+
+        self.patch.setattr(dist, name, counted)
 
 
 def work(rank: int, world_size: int, port: int, folder: str) -> None:
@@ -263,6 +300,8 @@ def test_ranks_take_the_steps_of_one(seed: int, tmp_path: Path, world_size: int)
         ranks = [torch.load(file, weights_only=True) for file in files]
         parameters = list(TASKS[name](tmp_path, Loading(0, 1))[0].build_model().parameters())
         assert ranks[0]["share"] == largest_share(parameters, world_size if is_sharded else 1)
+        if is_sharded:
+            assert ranks[0]["sent"] == pytest.approx(planned(name, tmp_path, dtype, world_size), rel=0.03)  # padding
         for found in ranks:
             assert found["scores"] == expected["scores"] or dtype is torch.float32, name
             check_close(found["gradients"], expected["gradients"], 1e-10 if dtype is torch.float64 else 1e-5, name)
@@ -271,6 +310,14 @@ def test_ranks_take_the_steps_of_one(seed: int, tmp_path: Path, world_size: int)
         for step, of_one in enumerate(expected["rows"]):
             shares = [found["rows"][step] for found in ranks]
             assert [tuple(row for part in parts for row in part) for parts in zip(*shares, strict=True)] == of_one
+
+
+def planned(name: str, folder: Path, dtype: torch.dtype, world_size: int) -> int:
+    """What a plan says that FSDP sends, in fp32; products and sums of fp64 have twice the bytes."""
+    model = TASKS[name](folder, Loading(0, 1))[0].build_model()
+    training = SimpleNamespace(accumulation_steps=ACCUMULATION)
+    workload = Mock(spec=Workload, model=model, training=training, product_bytes=4)
+    return bytes_sent(Way("fsdp", world_size, False), workload) * dtype.itemsize // 4
 
 
 def check_close(found: Tensor, expected: Tensor, tolerance: float, name: str) -> None:

@@ -80,14 +80,23 @@ def largest_share(parameters: Iterable[Tensor], num_shards: int) -> int:
 def _gathered(workload: Workload) -> int:
     """Parameters and gradients of all that is no block, parameters of two blocks (one is fetched while the other computes), gradients of
     one; and the buffer, in fp32, from which the gradients of a part are sent."""
-    blocks = [_count(module) for module in workload.model.modules() if isinstance(module, TransformerBlock)]
-    rest = _count(workload.model) - sum(blocks)
+    blocks, rest = sizes_of_blocks(workload.model), size_of_the_rest(workload.model)
     ahead = min(2, len(blocks))
     return workload.product_bytes * (2 * rest + (ahead + 1) * max(blocks)) + FP32 * max(rest, *blocks)
 
 
-def _count(module: nn.Module) -> int:
+def sizes_of_blocks(model: nn.Module) -> list[int]:
+    """Parameters of each block."""
+    return [_size(module) for module in model.modules() if isinstance(module, TransformerBlock)]
+
+
+def size_of_the_rest(model: nn.Module) -> int:
+    """Parameters of all that is no block."""
+    return _size(model) - sum(sizes_of_blocks(model))
+
+
+def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-__all__ = ["Memory", "largest_share", "memory_of"]
+__all__ = ["Memory", "largest_share", "memory_of", "size_of_the_rest", "sizes_of_blocks"]

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from transformer_architectures.planning.block_costs import FP32
-from transformer_architectures.planning.memory import Memory, memory_of
+from transformer_architectures.planning.memory import Memory, memory_of, size_of_the_rest, sizes_of_blocks
 from transformer_architectures.planning.workload import Workload
 
 Sharding = Literal["none", "ddp", "fsdp"]
@@ -107,18 +107,19 @@ def estimate(workload: Workload, way: Way, hardware: Hardware) -> Estimate:
 def bytes_sent(way: Way, workload: Workload) -> int:
     """By each device in an optimizer step of N devices, over rings.
 
-    ``ddp``: one all-reduce of the fp32 gradients, 2 (N - 1) / N × 4 bytes a parameter. ``fsdp``: for each micro-batch, the parameters
-    are gathered forward and again backward, in the type that products take, and the gradients are summed and scattered in fp32:
-    (N - 1) / N × (2 × 2 or 4, + 4) bytes.
+    ``ddp``: one all-reduce of the fp32 gradients, 2 (N - 1) / N × 4 bytes a parameter. ``fsdp``: for each micro-batch, parameters are
+    gathered in the type that products take, those of blocks forward and again backward, and gradients are summed and scattered in fp32:
+    (N - 1) / N × (2 or 4, for blocks twice, + 4) bytes.
     """
-    count = sum(parameter.numel() for parameter in workload.model.parameters() if parameter.requires_grad)
+    in_blocks, others = sum(sizes_of_blocks(workload.model)), size_of_the_rest(workload.model)
     if way.sharding == "none":
         return 0
     if way.sharding == "ddp":
-        per_parameter = 2 * FP32
+        exchanged = 2 * FP32 * (in_blocks + others)
     else:
-        per_parameter = workload.training.accumulation_steps * (2 * workload.product_bytes + FP32)
-    return count * per_parameter * (way.devices - 1) // way.devices
+        gathered = workload.product_bytes * (2 * in_blocks + others)
+        exchanged = workload.training.accumulation_steps * (gathered + FP32 * (in_blocks + others))
+    return exchanged * (way.devices - 1) // way.devices
 
 
 def cheapest(estimates: Sequence[Estimate]) -> Estimate | None:
