@@ -16,7 +16,8 @@ import torch
 from transformer_architectures.config import fingerprint
 from transformer_architectures.errors import CheckpointError, UsageError
 from transformer_architectures.model_folder import seal
-from transformer_architectures.training.checkpointing import digest_path, write_checked
+from transformer_architectures.training.checked_files import digest_path
+from transformer_architectures.training.checkpointing import write_checked
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.run import is_finished
 from transformer_architectures.training.run_folder import RunFolder, Start, find_start
