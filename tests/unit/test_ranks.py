@@ -5,7 +5,7 @@ import json
 import os
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,29 +171,26 @@ def train(name: str, folder: Path, ranks: Ranks, dtype: torch.dtype, is_sharded:
 
 
 class BytesSent:
-    """Inside the block, what FSDP gathers and scatters is counted, as a ring of ranks would send it."""
+    """Inside the block, what FSDP gathers and scatters is counted, as a ring of ranks would send it: a share to each of the others."""
 
     def __init__(self, world_size: int) -> None:
         self.total, self.others, self.patch = 0, world_size - 1, pytest.MonkeyPatch()
 
     def __enter__(self) -> None:
-        self.count("all_gather", lambda output, share: share.nbytes * self.others)
-        self.count("reduce_scatter", lambda share, whole: share.nbytes * self.others)
+        self.count("all_gather_single", "all_gather_into_tensor")
+        self.count("reduce_scatter_single", "reduce_scatter_tensor")
 
     def __exit__(self, *unused: object) -> None:
         self.patch.undo()
 
-    def count(self, kind: str, size: Callable[[Tensor, Tensor], int]) -> None:
+    def count(self, name: str, name_before: str) -> None:
         """torch 2.15 gave the two functions new names."""
-        names = {"all_gather": "all_gather_into_tensor", "reduce_scatter": "reduce_scatter_tensor"}
-        name = f"{kind}_single" if hasattr(dist, f"{kind}_single") else names[kind]
+        name = name if hasattr(dist, name) else name_before
         call = getattr(dist, name)
 
         def counted(*arguments: Any, **options: Any) -> Any:
-            first, second = [value for value in (*arguments, *options.values()) if isinstance(value, Tensor)][:2]
-            self.total += size(
-                *sorted((first, second), key=lambda tensor: -tensor.nbytes)[:: 1 if kind == "all_gather" else -1]
-            )
+            tensors = [value for value in (*arguments, *options.values()) if isinstance(value, Tensor)]
+            self.total += min(tensor.nbytes for tensor in tensors) * self.others  # the other one is whole
             return call(*arguments, **options)
 
         self.patch.setattr(dist, name, counted)
