@@ -1,4 +1,4 @@
-"""A model that ranks share, in a group of one process: what it computes, and checkpoints that go from one form to the other.
+"""A sharded model, in a group of one process: what it computes, and checkpoints that go from one form to the other.
 
 Several processes: `test_ranks.py` and `faults/test_many_processes.py`.
 """
