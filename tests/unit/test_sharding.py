@@ -212,9 +212,11 @@ def test_a_plain_copy_has_the_weights_and_ties_of_the_original() -> None:
 def test_histograms_count_every_value_once() -> None:
     model = Tied()
     expected = count(model, 1)
-    fully_sharded(SummedLoss(model, loss_of), Precision(CPU, None))
+    summed_loss = fully_sharded(SummedLoss(model, loss_of), Precision(CPU, None))
+    summed_loss(batches(1)[0]).backward()
     found = count(model, 1)
     assert found.names == expected.names and (found.parameters == expected.parameters).all()
+    assert found.gradients.sum(axis=1).tolist() == [parameter.numel() for parameter in model.parameters()]
 
 
 # -------------------------------------------------------------------- checkpoints
@@ -427,11 +429,10 @@ def test_lost_shares_are_removed_and_those_of_a_damaged_index_stay(saved: Path, 
 
 @pytest.mark.parametrize("operation", ["write", "fsync", "rename"])
 def test_what_cannot_be_written_leaves_the_older_one(
-    fit: MakeFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+    fit: MakeFit, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
-    run = fit("fsdp")
-    run.run()
-    before = read_checkpoint(folder(tmp_path).path / "step_8.json")
+    run = fit("fsdp", newest(tmp_path))
+    before = read_checkpoint(saved)
 
     def no_space(*unused: Any, **also: Any) -> Any:
         raise OSError(28, "No space left on device")
@@ -444,11 +445,11 @@ def test_what_cannot_be_written_leaves_the_older_one(
         else:
             patch.setattr(Path, "replace", no_space)
         with pytest.raises(CheckpointError, match="No space left"):
-            run.save("step_8.json")
-    after = read_checkpoint(folder(tmp_path).path / "step_8.json")
+            run.save(saved.name)
+    after = read_checkpoint(saved)
     assert after["shares"] == before["shares"]
-    assert not list(folder(tmp_path).path.glob("*.tmp")) and len(list(folder(tmp_path).path.glob("step_8-*"))) == 1
-    run.save("step_8.json")
-    replaced = read_checkpoint(folder(tmp_path).path / "step_8.json")
+    assert not list(saved.parent.glob("*.tmp")) and len(list(saved.parent.glob("step_8-*"))) == 1
+    run.save(saved.name)
+    replaced = read_checkpoint(saved)
     assert replaced["shares"]["folder"] != before["shares"]["folder"]
-    assert len(list(folder(tmp_path).path.glob("step_8-*"))) == 1
+    assert len(list(saved.parent.glob("step_8-*"))) == 1
