@@ -184,7 +184,23 @@ def process_group(device: torch.device, hang_timeout: float = 600.0, is_sharded:
         with _group_of_one(backend) if is_sharded else nullcontext():
             yield Ranks()
         return
-    ranks = _join(backend, device, timedelta(seconds=hang_timeout))
+    missing = [name for name in TORCHRUN_NUMBERS if not os.environ.get(name, "").isdecimal()]
+    if missing:
+        raise UsageError(
+            f"WORLD_SIZE is set, but {', '.join(missing)} is no number: start several processes by torchrun"
+        )
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    timeout = timedelta(seconds=hang_timeout)
+    store = dist.PrefixStore(f"group/{next(_groups)}", _meeting_place(timeout))  # type: ignore[attr-defined]
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=timeout,
+    )
     heartbeat = Heartbeat.start(ranks.rank, ranks.gather)
     try:
         yield ranks
@@ -210,21 +226,6 @@ def _group_of_one(backend: str) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def _join(backend: str, device: torch.device, timeout: timedelta) -> Ranks:
-    """Makes this process one of the next group of those that torchrun started."""
-    missing = [name for name in TORCHRUN_NUMBERS if not os.environ.get(name, "").isdecimal()]
-    if missing:
-        raise UsageError(
-            f"WORLD_SIZE is set, but {', '.join(missing)} is no number: start several processes by torchrun"
-        )
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    store = dist.PrefixStore(f"group/{next(_groups)}", _meeting_place(timeout))  # type: ignore[attr-defined]
-    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
-    return ranks
 
 
 def _meeting_place(timeout: timedelta) -> Any:
