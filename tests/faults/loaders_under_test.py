@@ -7,17 +7,23 @@ import json
 import re
 import shutil
 import tarfile
+import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from PIL import Image
 from torch import nn
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 from transformer_architectures.architectures.bert import training as bert_training
 from transformer_architectures.architectures.vanilla import training as vanilla_training
@@ -35,7 +41,7 @@ from transformer_architectures.datasets.tagged_text import TaggedTextConfig, rea
 from transformer_architectures.model_folder import open_model_folder, seal
 from transformer_architectures.pretrained.vit import read_vit_folder
 from transformer_architectures.tokenization import MarianTokenizer, SubwordTokenizer, WordPieceTokenizer
-from transformer_architectures.training.checked_files import digest_path
+from transformer_architectures.training.checked_files import digest_path, sha256_of
 from transformer_architectures.training.checkpointing import (
     random_state,
     restore,
@@ -44,7 +50,9 @@ from transformer_architectures.training.checkpointing import (
     write_checked,
 )
 from transformer_architectures.training.config import TrainingConfig
+from transformer_architectures.training.distributed import Ranks
 from transformer_architectures.training.run_folder import find_start
+from transformer_architectures.training.sharded_checkpoints import save_shares
 from transformer_architectures.training.spool import Spool
 from transformer_architectures.training.state import RunState
 
@@ -129,12 +137,56 @@ def checkpoint_examples() -> list[Files]:
         digest_path(path).unlink()
 
 
-def load_run(folder: Path) -> None:
+SHARE, SHARES = "share.safetensors", "step_1-0123abcd.shares"
+
+
+def shares_examples() -> list[Files]:
+    """A checkpoint of shares, its only share beside the index."""
+    model = small_model()
+    optimizer = AdamW(model.parameters())
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    scheduler, ema = LambdaLR(optimizer, lambda step: 1.0), AveragedModel(model)
+    extra = {"state": RunState(global_step=1).as_dict(), "data": "x", "random_states": [random_state()]}
+    place = {"epoch": 0, "global_step": 1, "checkpoint_root": "", "model_name": "", "filename": ""}
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "step_1.json"
+        where = patch("transformer_architectures.training.sharded_checkpoints.path_in_run", lambda *_: (path, "0" * 32))
+        with where, warnings.catch_warnings(action="ignore"):
+            save_shares(model, optimizer, scheduler, ema, Ranks(), extra, **place)  # type: ignore[arg-type]
+        (shares,) = path.parent.glob("*.shares")
+        (share,) = shares.iterdir()
+        share.rename(path.with_name(SHARE))
+        shares.rmdir()
+        reseal_shares(path.parent)
+        return [files_of(path.parent)]
+
+
+def reseal_shares(folder: Path) -> None:
+    path = folder / "step_1.json"
+    with suppress(ValueError, TypeError, KeyError, OSError, RecursionError, AttributeError):
+        index = json.loads(path.read_bytes())
+        entry = {"size": (folder / SHARE).stat().st_size, "sha256": sha256_of(folder / SHARE)}
+        index["shares"] |= {"folder": SHARES, "files": {SHARE: entry}}
+        path.write_text(json.dumps(index))
+    if path.exists():
+        digest_path(path).write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
+
+
+def load_run_of_shares(folder: Path) -> None:
+    shares = folder / "run_000000" / SHARES
+    shares.mkdir(parents=True)
+    if (folder / SHARE).exists():
+        (folder / SHARE).rename(shares / SHARE)
+    load_run(folder, "step_1.json")
+
+
+def load_run(folder: Path, name: str = "step_1.pt") -> None:
     run = folder / "run_000000"
-    run.mkdir()
+    run.mkdir(exist_ok=True)
     for path in list(folder.glob("step_*")):
         path.rename(run / path.name)
-    start = find_start(str(run / "step_1.pt"), folder, "vanilla", "")
+    start = find_start(str(run / name), folder, "vanilla", "")
     assert start.folder is not None and start.checkpoint is not None
     start.folder.release()
     model = small_model()
@@ -337,6 +389,7 @@ def pairs_examples() -> list[Files]:
 LOADERS: dict[str, Loader] = {
     "config": Loader(config_examples, load_config_file, weight=0.7),
     "checkpoint": Loader(checkpoint_examples, load_run, reseal_checkpoint, weight=0.7),
+    "checkpoint of shares": Loader(shares_examples, load_run_of_shares, reseal_shares, weight=0.5),
     **{
         f"model folder: {path.name}": Loader(partial(model_examples, path.name), load_model_folder, seal, weight=0.3)
         for path in sorted(GOLDEN.iterdir())

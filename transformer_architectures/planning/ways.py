@@ -8,6 +8,7 @@ from transformer_architectures.planning.block_costs import FP32
 from transformer_architectures.planning.memory import Memory, memory_of, size_of_the_rest, sizes_of_blocks
 from transformer_architectures.planning.workload import Workload
 
+AS_SHORT = 1.05  # times the shortest step
 Sharding = Literal["none", "ddp", "fsdp"]
 
 
@@ -123,9 +124,10 @@ def bytes_sent(way: Way, workload: Workload) -> int:
 
 
 def cheapest(estimates: Sequence[Estimate]) -> Estimate | None:
-    """Of those that fit, the one with the shortest step; among equals the one that sends least, then the simplest (the first)."""
+    """Of those that fit, the simplest (the first) whose step is as short as any; what is within 5 % is equal, these are estimates."""
     fitting = [estimate for estimate in estimates if estimate.fits]
-    return min(fitting, key=lambda each: (each.seconds, each.bytes_sent), default=None)
+    shortest = min((each.seconds for each in fitting), default=0.0)
+    return next((each for each in fitting if each.seconds <= AS_SHORT * shortest), None)
 
 
 __all__ = ["Estimate", "Hardware", "Sharding", "Way", "bytes_sent", "cheapest", "estimate", "ways"]
