@@ -27,7 +27,7 @@ from transformer_architectures.architectures.vanilla import (
     TransformerDataModule,
     VanillaDataConfig,
 )
-from transformer_architectures.training.sharding import compile_blocks
+from transformer_architectures.training.blocks import compile_blocks
 
 SIZES = (Size("4+4 x 128", 4, 128, 4, 256), Size("3+3 x 256", 3, 256, 4, 1024))
 BATCH_TOKENS = 4096

@@ -34,7 +34,7 @@ class NormConfig:
 
 
 class LayerNorm(nn.LayerNorm):
-    """`torch.nn.LayerNorm` that also takes fp32 where its weights are bf16, as they are where ranks put a shared model together."""
+    """`torch.nn.LayerNorm` that also takes fp32 where its weights are bf16, as FSDP casts them: on the CPU torch's own refuses that."""
 
     def forward(self, input: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """The normalised input, in its own type."""

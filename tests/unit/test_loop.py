@@ -15,12 +15,12 @@ from toy_task import ToyData, ToyTask
 
 from transformer_architectures.batch_work import BatchWork
 from transformer_architectures.errors import CheckpointError, DataError, NonFiniteError
+from transformer_architectures.training.blocks import compile_blocks
 from transformer_architectures.training.checkpointing import read_checkpoint
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.loop import Fit
 from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.run_folder import RunFolder, Start
-from transformer_architectures.training.sharding import compile_blocks
 from transformer_architectures.training.signals import Stopped, StopRequest
 from transformer_architectures.training.state import RunState
 from transformer_architectures.training.task import Scores

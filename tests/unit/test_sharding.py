@@ -1,11 +1,13 @@
-"""A model that ranks share, in a group of one process: what it computes, and checkpoints that go from one form to the other.
+"""A sharded model, in a group of one process: what it computes, and checkpoints that go from one form to the other.
 
 Several processes: `test_ranks.py` and `faults/test_many_processes.py`.
 """
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.distributed.tensor import DTensor
 from toy_task import ToyData, ToyTask
 
@@ -23,6 +26,7 @@ from transformer_architectures.encoder import Encoder
 from transformer_architectures.errors import CheckpointError
 from transformer_architectures.feedforward import FeedForwardConfig
 from transformer_architectures.sublayer import ResidualConfig
+from transformer_architectures.training.blocks import checkpoint_activations, compile_blocks
 from transformer_architectures.training.checked_files import digest_path, write_with_digest
 from transformer_architectures.training.checkpointing import load_checkpoint, read_checkpoint
 from transformer_architectures.training.config import TrainingConfig
@@ -33,18 +37,26 @@ from transformer_architectures.training.loop import Fit
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler
 from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.run_folder import RunFolder, Start
-from transformer_architectures.training.sharded_checkpoints import is_shared, read_index, remove_lost_shares
-from transformer_architectures.training.sharding import PlainCopies, checkpoint_activations, fully_sharded, whole
+from transformer_architectures.training.sharded_checkpoints import read_index
+from transformer_architectures.training.sharding import (
+    PlainCopies,
+    fully_sharded,
+    is_sharded,
+    whole,
+)
 from transformer_architectures.training.signals import StopRequest
 from transformer_architectures.training.step import TrainingStep
-from transformer_architectures.transformer_blocks import TransformerBlockConfig
+from transformer_architectures.transformer_blocks import TransformerBlock, TransformerBlockConfig
 
 CPU = torch.device("cpu")
 DIM, VOCABULARY = 16, 11
 
 
-@pytest.fixture(autouse=True)
-def group_of_one(seed: int) -> Iterator[None]:
+pytestmark = pytest.mark.usefixtures("seed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group_of_one() -> Iterator[None]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -89,28 +101,39 @@ def batches(number: int) -> list[Batch]:
     return [Batch(torch.randint(VOCABULARY, (4, 6), generator=draw), n) for n in range(number)]
 
 
-def trained(steps: int = 4, precision: Precision = Precision(CPU, None), **options: Any) -> tuple[list[float], Tensor]:
-    """The losses of some steps of two micro-batches, and all weights after them in one vector."""
-    is_sharded = options.pop("is_sharded", False)
+def trained(
+    build: Callable[[], Tied] = Tied,
+    precision: Precision = Precision(CPU, None),
+    *,
+    is_sharded: bool = False,
+    cpu_offload: bool = False,
+    recompute: bool = False,
+    compile: bool = False,
+) -> tuple[list[float], Tensor]:
+    """The losses of four steps of two micro-batches, and all weights after them in one vector."""
     torch.manual_seed(1)
-    model = Tied()
-    if options.pop("recompute", False):
+    model = build()
+    names = list(model.state_dict())
+    if compile:
+        compile_blocks(model)
+    if recompute:
         checkpoint_activations(model)
     summed_loss = SummedLoss(model, loss_of)
     if is_sharded:
-        fully_sharded(summed_loss, precision, **options)
-        assert is_shared(model)
-    config = TrainingConfig(max_steps=steps, warmup_steps=0, learning_rate=0.01, weight_decay=0.1)
+        fully_sharded(summed_loss, precision, cpu_offload)
+        assert any(isinstance(weight, DTensor) for weight in model.parameters())
+    assert list(model.state_dict()) == names
+    config = TrainingConfig(max_steps=4, warmup_steps=0, learning_rate=0.01, weight_decay=0.1)
     optimizer = build_optimizer(model, config)
     step = TrainingStep(model, summed_loss, optimizer, build_scheduler(optimizer, config), precision, clip_norm=0.5)
     torch.manual_seed(2)
-    work = batches(2 * steps)
-    losses = [step(work[2 * number : 2 * number + 2]).loss for number in range(steps)]
+    work = batches(8)
+    losses = [step(work[number : number + 2]).loss for number in range(0, 8, 2)]
     return losses, torch.cat([whole(weight.detach()).flatten() for weight in model.parameters()])
 
 
 @pytest.mark.parametrize("options", [{}, {"recompute": True}, {"cpu_offload": True}], ids=str)
-def test_steps_are_those_of_a_model_that_is_not_shared(options: dict[str, Any]) -> None:
+def test_steps_are_those_of_a_model_that_is_not_sharded(options: dict[str, bool]) -> None:
     """Dropout included: what is computed again drops the same units."""
     expected, found = trained(), trained(is_sharded=True, **options)
     assert found[0] == pytest.approx(expected[0], abs=1e-6)
@@ -122,34 +145,56 @@ def test_activations_that_are_computed_again_change_no_bit() -> None:
     assert expected[0] == found[0] and torch.equal(expected[1], found[1])
 
 
+def test_a_block_computes_again_when_gradients_need_it() -> None:
+    model = Tied()
+    checkpoint_activations(model)
+    calls: list[nn.Module] = []
+    for block in model.encoder.blocks:
+        block.self_attention.register_forward_hook(lambda module, *unused: calls.append(module))
+    first, second = (block.self_attention for block in model.encoder.blocks)
+    loss = loss_of(model, batches(1)[0])
+    assert calls == [first, second]
+    loss.backward()
+    assert calls == [first, second, second, first]
+
+
+class Simplest(TransformerBlock):
+    """A block that can be compiled here: not so the checks of shapes that tests turn on."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.linear = nn.Linear(DIM, DIM)
+
+    def forward(self, hidden_states: Tensor, *unused: Any) -> Tensor:
+        return hidden_states + nn.functional.dropout(self.linear(hidden_states), 0.3, self.training)
+
+
+class TiedOfSimplest(Tied):
+    """As `Tied`, of other blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(Simplest(), Simplest())
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_blocks_may_be_computed_again_and_sharded(monkeypatch: pytest.MonkeyPatch, recompute: bool) -> None:
+    torch._dynamo.reset()
+    counter = CompileCounter()  # runs the graph as it is, so no kernel of another order of sums
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    expected = trained(TiedOfSimplest)
+    found = trained(TiedOfSimplest, is_sharded=True, recompute=recompute, compile=True)
+    assert counter.frame_count > 0
+    assert found[0] == pytest.approx(expected[0], abs=1e-6)
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-5)
+
+
 def test_bf16_is_near_what_autocast_computes() -> None:
     precision = Precision(CPU, torch.bfloat16)
     expected, found = trained(precision=precision), trained(precision=precision, is_sharded=True)
     assert found[0] == pytest.approx(expected[0], rel=0.05, abs=1e-3)
     assert found[1].dtype == torch.float32  # what is kept and updated
     assert float((found[1] - expected[1]).abs().mean()) < 0.002
-
-
-def test_gradients_are_summed_in_fp32() -> None:
-    model = Tied()
-    fully_sharded(SummedLoss(model, loss_of), Precision(CPU, torch.bfloat16))
-    summed = model
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = nn.functional.mse_loss(summed.encoder.blocks[0](torch.randn(2, 3, DIM)), torch.zeros(2, 3, DIM))
-    loss.backward()
-    weight = next(model.encoder.blocks[0].parameters())
-    assert isinstance(weight, DTensor) and weight.dtype == torch.float32 and weight.grad is not None
-    assert weight.grad.dtype == torch.float32
-
-
-def test_compiled_blocks_may_be_shared_and_computed_again() -> None:
-    from transformer_architectures.training.sharding import blocks_of
-
-    model = Tied()
-    originals = [block.forward for block in blocks_of(model)]
-    checkpoint_activations(model)
-    assert all(block.forward != original for block, original in zip(blocks_of(model), originals, strict=True))
-    assert list(model.state_dict()) == list(Tied().state_dict())
 
 
 def test_a_plain_copy_has_the_weights_and_ties_of_the_original() -> None:
@@ -159,7 +204,7 @@ def test_a_plain_copy_has_the_weights_and_ties_of_the_original() -> None:
     assert all(parameter.is_meta for parameter in copies.skeleton.parameters())
     fully_sharded(SummedLoss(model, loss_of), Precision(CPU, None))
     copy = copies.of(model, CPU)
-    assert not is_shared(copy) and copy.head.weight is copy.embedding.weight and float(copy.scale) == 2.0
+    assert not is_sharded(copy) and copy.head.weight is copy.embedding.weight and float(copy.scale) == 2.0
     assert all(torch.equal(copy.state_dict()[name], tensor) for name, tensor in expected.items())
     assert copy.state_dict().keys() == expected.keys()
 
@@ -167,9 +212,11 @@ def test_a_plain_copy_has_the_weights_and_ties_of_the_original() -> None:
 def test_histograms_count_every_value_once() -> None:
     model = Tied()
     expected = count(model, 1)
-    fully_sharded(SummedLoss(model, loss_of), Precision(CPU, None))
+    summed_loss = fully_sharded(SummedLoss(model, loss_of), Precision(CPU, None))
+    summed_loss(batches(1)[0]).backward()
     found = count(model, 1)
     assert found.names == expected.names and (found.parameters == expected.parameters).all()
+    assert found.gradients.sum(axis=1).tolist() == [parameter.numel() for parameter in model.parameters()]
 
 
 # -------------------------------------------------------------------- checkpoints
@@ -200,20 +247,41 @@ class Echo(ToyTask):
 MakeFit = Callable[..., Fit]
 
 
-@pytest.fixture
-def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeFit:
-    """Makes a run; its folder is `<tmp_path>/toy/run_000000`."""
+def make_fit(root: Path, sharding: str, start: Start = Start(), **changes: Any) -> Fit:
+    """A run whose folder is `<root>/toy/run_000000`."""
+    settings = {"max_steps": 8, "warmup_steps": 2, "ema_decay": 0.8, "accumulation_steps": 2, **changes}
+    config = TrainingConfig(sharding=sharding, checkpoint_root=str(root), checkpoint_interval=2, **settings)
+    return Fit(Echo(), Data(), config, Precision(CPU, None), None, StopRequest(), start)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def active_run() -> Iterator[None]:
     import mlflow
 
     run = SimpleNamespace(info=SimpleNamespace(run_id="0" * 32, run_name="run"))
-    monkeypatch.setattr(mlflow, "active_run", lambda: run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow, "active_run", lambda: run)
+        yield
 
-    def make(sharding: str, start: Start = Start(), **changes: Any) -> Fit:
-        settings = {"max_steps": 8, "warmup_steps": 2, "ema_decay": 0.8, "accumulation_steps": 2, **changes}
-        config = TrainingConfig(sharding=sharding, checkpoint_root=str(tmp_path), checkpoint_interval=2, **settings)
-        return Fit(Echo(), Data(), config, Precision(CPU, None), None, StopRequest(), start)
 
-    return make
+@pytest.fixture
+def fit(tmp_path: Path) -> MakeFit:
+    return partial(make_fit, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a run that has come to its end. To be copied, not changed."""
+    root = tmp_path_factory.mktemp("finished")
+    make_fit(root, "fsdp").run()
+    return root
+
+
+@pytest.fixture
+def saved(finished: Path, tmp_path: Path) -> Path:
+    """The last checkpoint of a copy of that run; the one before is `epoch_2.json`."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return folder(tmp_path).path / "step_8.json"
 
 
 def folder(tmp_path: Path) -> RunFolder:
@@ -226,36 +294,28 @@ def newest(tmp_path: Path) -> Start:
     return Start(folder(tmp_path), *found)
 
 
-def outcome(fit: Fit) -> tuple[list[float], dict[str, Any]]:
+def numbers_of(fit: Fit) -> list[float]:
+    """All weights, averages and moments."""
     assert fit.ema is not None
     moments = [value for state in fit.optimizer.state.values() for value in state.values()]
     tensors = [*fit.model.parameters(), *fit.ema.parameters(), *moments, *fit.ema.buffers()]
-    state = {**fit.state.as_dict(), "seconds": 0.0, "training_seconds": 0.0, "scheduled": None}
-    state["interval"]["seconds"] = state["interval"]["waiting_seconds"] = 0.0
-    return torch.cat([whole(tensor.detach()).flatten().double() for tensor in tensors]).tolist(), state
+    return torch.cat([whole(tensor.detach()).flatten().double() for tensor in tensors]).tolist()
 
 
 @pytest.mark.parametrize("forms", [["fsdp"], ["fsdp", "ddp"], ["ddp", "fsdp"]], ids=str)
-def test_a_run_goes_on_in_the_same_or_the_other_form(fit: MakeFit, tmp_path: Path, forms: list[str]) -> None:
-    stops = sorted(random.sample(range(1, 8), 2))
-    whole_run = fit("fsdp")
-    whole_run.run()
-    expected = outcome(whole_run)
-    for path in folder(tmp_path).checkpoints():
-        path.unlink()
-    remove_lost_shares(folder(tmp_path).path)
+def test_a_run_goes_on_in_the_same_or_the_other_form(
+    fit: MakeFit, finished: Path, tmp_path: Path, forms: list[str]
+) -> None:
     start = Start()
-    for number, last in enumerate((*stops, 8)):
-        run = fit(forms[number % len(forms)], start, max_steps=8)
-        run.config = run.config.model_copy(update={"max_steps": last})
-        run.run()
+    for number, last in enumerate((*sorted(random.sample(range(1, 8), 2)), 8)):
+        fit(forms[number % len(forms)], start, max_steps=last).run()
         start = newest(tmp_path)
-    run = fit(forms[-1], start)
+    expected, found = make_fit(finished, "fsdp", newest(finished)), fit(forms[-1], start)
     if forms == ["fsdp"]:
-        assert outcome(run)[0] == expected[0]
-    assert outcome(run)[0] == pytest.approx(expected[0], rel=1e-4, abs=1e-5)
-    same = ("epoch", "batch_in_epoch", "global_step", "num_tokens")
-    assert [outcome(run)[1][name] for name in same] == [expected[1][name] for name in same]
+        assert numbers_of(found) == numbers_of(expected)
+    assert numbers_of(found) == pytest.approx(numbers_of(expected), rel=1e-4, abs=1e-5)
+    for name in ("epoch", "batch_in_epoch", "global_step", "num_tokens"):
+        assert getattr(found.state, name) == getattr(expected.state, name)
 
 
 def test_what_lies_on_the_disk(fit: MakeFit, tmp_path: Path) -> None:
@@ -324,61 +384,55 @@ def damaged(file: Path, how: str) -> None:
         file.with_name("shard-9.safetensors").write_bytes(content)
 
 
-@pytest.mark.parametrize("which", ["share", "index", "digest"])
-@pytest.mark.parametrize("how", ["flipped", "truncated", "removed", "added"])
+WAYS_OF_DAMAGE = [(which, how) for which in ("share", "index", "digest") for how in ("flipped", "truncated", "removed")]
+
+
+@pytest.mark.parametrize(("which", "how"), [*WAYS_OF_DAMAGE, ("share", "added")])
 def test_damage_is_found_and_survived(
-    fit: MakeFit, tmp_path: Path, caplog: pytest.LogCaptureFixture, which: str, how: str
+    saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, which: str, how: str
 ) -> None:
-    if how == "added" and which != "share":
-        pytest.skip("another file beside an index is nothing to it")
-    fit("fsdp").run()
-    path = folder(tmp_path).path / "step_8.json"
-    (share,) = next(path.parent.glob("step_8-*.shares")).iterdir()
-    damaged({"share": share, "index": path, "digest": digest_path(path)}[which], how)
+    (share,) = next(saved.parent.glob("step_8-*.shares")).iterdir()
+    damaged({"share": share, "index": saved, "digest": digest_path(saved)}[which], how)
     with pytest.raises(CheckpointError):
-        read_checkpoint(path)
-    assert newest(tmp_path).path == path.with_name("epoch_2.json")
-    assert how == "removed" and which == "index" or "step_8.json" in caplog.text
+        read_checkpoint(saved)
+    assert newest(tmp_path).path == saved.with_name("epoch_2.json")
+    if saved.exists():
+        assert "step_8.json" in caplog.text
 
 
-def test_shares_of_another_checkpoint_are_found_out(fit: MakeFit, tmp_path: Path) -> None:
-    fit("fsdp").run()
-    (newer,), (older,) = (list(folder(tmp_path).path.glob(f"{name}-*.shares")) for name in ("step_8", "epoch_2"))
+def test_shares_of_another_checkpoint_are_found_out(saved: Path) -> None:
+    (newer,), (older,) = (list(saved.parent.glob(f"{name}-*.shares")) for name in ("step_8", "epoch_2"))
     for file in older.iterdir():
         (newer / file.name).write_bytes(file.read_bytes())
     with pytest.raises(CheckpointError, match="damaged"):
-        read_checkpoint(folder(tmp_path).path / "step_8.json")
+        read_checkpoint(saved)
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "../step_6.shares", "/etc", "step_8/../../x", None, 3])
-def test_shares_lie_beside_their_index(fit: MakeFit, tmp_path: Path, name: Any) -> None:
-    fit("fsdp").run()
-    path = folder(tmp_path).path / "step_8.json"
-    index = json.loads(path.read_text())
+def test_shares_lie_beside_their_index(saved: Path, name: Any) -> None:
+    index = json.loads(saved.read_text())
     index["shares"]["folder"] = name
-    write_with_digest(path, lambda file: file.write(json.dumps(index).encode()))
+    write_with_digest(saved, lambda file: file.write(json.dumps(index).encode()))
     with pytest.raises(CheckpointError, match="which files"):
-        read_index(path)
+        read_index(saved)
 
 
-def test_lost_shares_are_removed_and_those_of_a_damaged_index_stay(fit: MakeFit, tmp_path: Path) -> None:
-    fit("fsdp").run()
-    path = folder(tmp_path).path
-    (path / "step_3-00000000.shares").mkdir()
-    (path / "step_3-00000000.shares" / "shard.safetensors").write_bytes(b"half")
-    (path / "step_8.json").write_bytes(b"{")
-    kept = {shares.name for shares in path.glob("*.shares")} - {"step_3-00000000.shares"}
+def test_lost_shares_are_removed_and_those_of_a_damaged_index_stay(saved: Path, tmp_path: Path) -> None:
+    before = set(saved.parent.glob("*.shares"))
+    lost = saved.with_name("step_3-00000000.shares")
+    lost.mkdir()
+    (lost / "shard.safetensors").write_bytes(b"half")
+    saved.write_bytes(b"{")
     assert folder(tmp_path).lock()
-    assert {shares.name for shares in path.glob("*.shares")} == kept
+    assert set(saved.parent.glob("*.shares")) == before
 
 
 @pytest.mark.parametrize("operation", ["write", "fsync", "rename"])
 def test_what_cannot_be_written_leaves_the_older_one(
-    fit: MakeFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+    fit: MakeFit, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
-    run = fit("fsdp")
-    run.run()
-    before = read_checkpoint(folder(tmp_path).path / "step_8.json")
+    run = fit("fsdp", newest(tmp_path))
+    before = read_checkpoint(saved)
 
     def no_space(*unused: Any, **also: Any) -> Any:
         raise OSError(28, "No space left on device")
@@ -391,11 +445,11 @@ def test_what_cannot_be_written_leaves_the_older_one(
         else:
             patch.setattr(Path, "replace", no_space)
         with pytest.raises(CheckpointError, match="No space left"):
-            run.save("step_8.json")
-    after = read_checkpoint(folder(tmp_path).path / "step_8.json")
+            run.save(saved.name)
+    after = read_checkpoint(saved)
     assert after["shares"] == before["shares"]
-    assert not list(folder(tmp_path).path.glob("*.tmp")) and len(list(folder(tmp_path).path.glob("step_8-*"))) == 1
-    run.save("step_8.json")
-    replaced = read_checkpoint(folder(tmp_path).path / "step_8.json")
+    assert not list(saved.parent.glob("*.tmp")) and len(list(saved.parent.glob("step_8-*"))) == 1
+    run.save(saved.name)
+    replaced = read_checkpoint(saved)
     assert replaced["shares"]["folder"] != before["shares"]["folder"]
-    assert len(list(folder(tmp_path).path.glob("step_8-*"))) == 1
+    assert len(list(saved.parent.glob("step_8-*"))) == 1

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from transformer_architectures.planning.block_costs import FP32
 from transformer_architectures.planning.workload import Workload
-from transformer_architectures.transformer_blocks import TransformerBlock
+from transformer_architectures.training.blocks import blocks_of
 
 ADAM_MOMENTS = 2
 COUNTER, LONG_COUNTER = 4, 8  # bytes of AdamW's step (one for each parameter) and of the number of averaged weights
@@ -87,7 +87,7 @@ def _gathered(workload: Workload) -> int:
 
 def sizes_of_blocks(model: nn.Module) -> list[int]:
     """Parameters of each block."""
-    return [_size(module) for module in model.modules() if isinstance(module, TransformerBlock)]
+    return [_size(block) for block in blocks_of(model)]
 
 
 def size_of_the_rest(model: nn.Module) -> int:

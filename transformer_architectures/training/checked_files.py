@@ -6,7 +6,7 @@ The checks that a zip brings along cover neither its headers nor its padding, an
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
@@ -63,6 +63,20 @@ def read_with_digest(path: Path) -> bytes:
     return content
 
 
+def check_content(path: Path, content: Any, version: int, types: Mapping[str, tuple[type, ...]]) -> None:
+    """Sees that a parsed file is one of ours.
+
+    Args:
+        version: of its form; types: what it holds at least, by name.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    is_ours = isinstance(content, dict) and content.get("format") == version and types.keys() <= content.keys()
+    if not is_ours or not all(isinstance(content[name], of_name) for name, of_name in types.items()):
+        raise CheckpointError(f"{path}: no checkpoint of this library, or of another version of it")
+
+
 def digest_path(path: Path) -> Path:
     """Where a file's digest lies; the form is that of ``sha256sum --check``."""
     return path.with_name(f"{path.name}.sha256")
@@ -94,4 +108,4 @@ class _HashingWriter(io.RawIOBase):
             raise
 
 
-__all__ = ["digest_path", "read_with_digest", "sha256_of", "write_with_digest"]
+__all__ = ["check_content", "digest_path", "read_with_digest", "sha256_of", "write_with_digest"]

@@ -23,7 +23,7 @@ from transformer_architectures.errors import (
     TransformerArchitecturesError,
     in_short,
 )
-from transformer_architectures.training.checked_files import read_with_digest, write_with_digest
+from transformer_architectures.training.checked_files import check_content, read_with_digest, write_with_digest
 from transformer_architectures.training.run_place import path_in_run
 from transformer_architectures.training.sharded_checkpoints import INDEX, is_of_shares, load_shares, read_index
 
@@ -100,11 +100,7 @@ def read_checkpoint(checkpoint_path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler lets out whatever it trips over
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({in_short(error)})") from None
-    is_ours = (
-        isinstance(checkpoint, dict) and checkpoint.get("format") == FORMAT and CONTENT.keys() <= checkpoint.keys()
-    )
-    if not is_ours or not all(isinstance(checkpoint[name], types) for name, types in CONTENT.items()):
-        raise CheckpointError(f"{path}: no checkpoint of this library, or of another version of it")
+    check_content(path, checkpoint, FORMAT, CONTENT)
     return cast(dict[str, Any], checkpoint)
 
 

@@ -118,7 +118,8 @@ def data_parallel(summed_loss: SummedLoss, ranks: Ranks) -> nn.Module:
 
 
 def without_sum(summed_loss: nn.Module) -> AbstractContextManager[None]:
-    """In this context gradients are only added up in this process: for all micro-batches but the last."""
+    """In this context gradients are only added up in this process: for all micro-batches but the last. (Ranks that share a model sum each
+    micro-batch by itself.)"""
     return summed_loss.no_sync() if isinstance(summed_loss, DistributedDataParallel) else nullcontext()
 
 

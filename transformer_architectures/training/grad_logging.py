@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from transformer_architectures.errors import TrackingError
 from transformer_architectures.training.distributed import Ranks
-from transformer_architectures.training.sharded_checkpoints import is_shared, own_share
+from transformer_architectures.training.sharding import is_sharded, own_share
 
 BITS_SHIFT = 22  # what is left of a float32: sign, 8 bits of exponent, 1 of mantissa
 NUM_CODES = 2**10
@@ -84,7 +84,7 @@ def count(model: nn.Module, step: int, ranks: Ranks = Ranks()) -> Histograms:
     parameters = [histogram_codes(own_share(parameter)) for _, parameter in named]
     gradients = [nothing if p.grad is None else histogram_codes(own_share(p.grad)) for _, p in named]
     codes = torch.stack([torch.stack(parameters), torch.stack(gradients)])
-    if is_shared(model):
+    if is_sharded(model):
         codes = ranks.sum_tensor(codes)
     counts = codes.float() @ codes_to_bins()
     names = tuple(name.replace("_orig_mod.", "") for name, _ in named)
@@ -166,19 +166,19 @@ class GradientLogger:
 
     def async_log(self, model: nn.Module, step: int) -> None:
         """Counts, if this step is one of an interval, and leaves the drawing to the background."""
-        if step % self.interval == 0 and self.has_room():
-            self.waiting.put(count(model, step))
+        if step % self.interval == 0:
+            self.draw(lambda: count(model, step))
 
-    def draw(self, histograms: Histograms) -> None:
-        """Leaves the drawing to the background."""
-        if self.has_room():
-            self.waiting.put(histograms)
+    def draw(self, counted: Callable[[], Histograms]) -> None:
+        """Leaves a drawing to the background, and where that does not keep up, out: training does not wait for it.
 
-    def has_room(self) -> bool:
-        """Whether drawing keeps up; where it takes longer than an interval, training does not wait for it."""
-        is_full = self.waiting.qsize() >= MAX_WAITING
-        self.num_skipped += is_full
-        return not is_full
+        Args:
+            counted: gives what is drawn; not asked for what is left out.
+        """
+        if self.waiting.qsize() < MAX_WAITING:
+            self.waiting.put(counted())
+        else:
+            self.num_skipped += 1
 
     def draw_all(self) -> None:
         """The background thread."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from transformer_architectures.errors import CheckpointError, DataError
 from transformer_architectures.loading import waited_for
+from transformer_architectures.training.blocks import checkpoint_activations, compile_blocks
 from transformer_architectures.training.checked_files import digest_path
 from transformer_architectures.training.checkpointing import (
     random_state,
@@ -28,12 +29,7 @@ from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.progress import ProgressReport
 from transformer_architectures.training.run_folder import RunFolder, Start
 from transformer_architectures.training.sharded_checkpoints import is_of_shares, remove_lost_shares, save_shares
-from transformer_architectures.training.sharding import (
-    PlainCopies,
-    checkpoint_activations,
-    compile_blocks,
-    fully_sharded,
-)
+from transformer_architectures.training.sharding import PlainCopies, fully_sharded
 from transformer_architectures.training.signals import Stopped, StopRequest
 from transformer_architectures.training.state import Interval, RunState, checkpoint_suffix
 from transformer_architectures.training.step import TrainingStep
@@ -69,6 +65,7 @@ class Fit:
         seed_generators(config.seed)
         self.model = task.build_model()
         seed_generators(config.seed + ranks.rank)  # each rank drops other units
+        # Copies come first, also the average: in that of a compiled block the forward pass would still be the original's.
         self.copies = PlainCopies(self.model) if config.sharding == "fsdp" else None
         if self.copies is None:  # shares are moved one by one: the whole may be too much for the device
             self.model.to(precision.device)
@@ -167,6 +164,15 @@ class Fit:
             self.save(f"step_{self.state.global_step}{checkpoint_suffix(self.config)}")
             raise self.stopped()
 
+    def leave_if_asked(self) -> None:
+        """For the end of a run, whose last checkpoint is written already."""
+        if self.ranks.any(self.should_stop()):
+            raise self.stopped()
+
+    def stopped(self) -> Stopped:
+        """What every rank raises when some have got a signal."""
+        return Stopped(max(self.ranks.gather(self.should_stop.exit_code)))
+
     def plain(self, model: nn.Module) -> nn.Module:
         """The model as one process would have it: itself, or a copy where ranks share its weights; all ranks ask together."""
         return model if self.copies is None else self.copies.of(model, self.precision.device)
@@ -183,12 +189,14 @@ class Fit:
     def log_histograms(self, logger: GradientLogger | None) -> None:
         """At their interval. Where ranks share the weights, all of them count, and the first one draws."""
         step, interval = self.state.global_step, self.config.histogram_interval
-        if self.copies is None and logger is not None:
-            logger.async_log(self.model, step)
-        elif self.copies is not None and interval is not None and step % interval == 0:
+        if interval is None or step % interval:
+            return
+        if self.copies is not None:
             counted = count(self.model, step, self.ranks)
             if logger is not None:
-                logger.draw(counted)
+                logger.draw(lambda: counted)
+        elif logger is not None:
+            logger.async_log(self.model, step)
 
     def validate(self, progress: ProgressReport) -> None:
         """Scores the weights that would be exported (the moving average where there is one); keeps them if they are the best."""
@@ -214,15 +222,6 @@ class Fit:
             metrics = {f"validation/{name}": value for name, value in scores.items()}
             self.tracker.log_metrics(metrics, self.state.global_step)
             self.tracker.log_table(samples, f"samples/step_{self.state.global_step}.json")
-
-    def leave_if_asked(self) -> None:
-        """For the end of a run, whose last checkpoint is written already."""
-        if self.ranks.any(self.should_stop()):
-            raise self.stopped()
-
-    def stopped(self) -> Stopped:
-        """What every rank raises when some have got a signal."""
-        return Stopped(max(self.ranks.gather(self.should_stop.exit_code)))
 
     # ---------------------------------------------------------------- keeping
     def save(self, filename: str) -> None:

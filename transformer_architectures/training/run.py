@@ -86,7 +86,7 @@ def run_training(
         if stopped is not None:
             raise Stopped(stopped)
         if is_finished(start, config):
-            return told(ranks, finished_before(start.folder) if ranks.is_main and start.folder is not None else None)
+            return on_every_rank(ranks, finished_before(start.folder) if ranks.is_main and start.folder else None)
         with tracked_run(architecture, sections, config, start, ranks) as (tracker, folder):
             started = time.perf_counter()
             loading = Loading(ranks.rank, ranks.world_size)
@@ -106,11 +106,15 @@ def run_training(
                 # Last: whoever finds the model folder, also after a kill, finds all that was told of the run.
                 fit.task.export(model, finished.model_folder, finished.results)
                 tracker.log_artifacts(finished.model_folder, "model")
-            return told(ranks, finished)
+            return on_every_rank(ranks, finished)
 
 
-def told(ranks: Ranks, finished: FinishedRun | None) -> FinishedRun:
-    """What the first rank has finished, on every rank: the next training may start from it. Only for the first it may be new."""
+def on_every_rank(ranks: Ranks, finished: FinishedRun | None) -> FinishedRun:
+    """What the first rank has finished, which the next training may start from. Only for the first it may be new.
+
+    Args:
+        finished: None on the others.
+    """
     of_first = None if finished is None else FinishedRun(finished.model_folder, finished.results, is_new=False)
     of_first = ranks.agree(of_first)
     assert of_first is not None

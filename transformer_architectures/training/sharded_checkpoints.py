@@ -21,16 +21,21 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from transformer_architectures.durable_files import flush_to_disk
 from transformer_architectures.errors import CheckpointError, in_short, reason_of
-from transformer_architectures.training.checked_files import read_with_digest, sha256_of, write_with_digest
+from transformer_architectures.training.checked_files import (
+    check_content,
+    read_with_digest,
+    sha256_of,
+    write_with_digest,
+)
 from transformer_architectures.training.distributed import Ranks
 from transformer_architectures.training.run_place import path_in_run
+from transformer_architectures.training.sharding import is_sharded
 
 FORMAT = 1
 INDEX, SHARES = ".json", ".shares"  # how names end
@@ -73,7 +78,7 @@ def save_shares(
             named_shares(model, optimizer, ema),
             storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
         )
-        files = _agreed(path, ranks, lambda: _flushed(folder, ranks))
+        files = _on_all_ranks(path, ranks, lambda: _flushed(folder, ranks))
         index = {
             "format": FORMAT,
             "epoch": epoch,
@@ -85,7 +90,7 @@ def save_shares(
             "averaged": None if ema is None else int(ema.n_averaged),
             "shares": {"folder": folder.name, "files": {name: entry for part in files for name, entry in part.items()}},
         }
-        _agreed(path, ranks, lambda: _put(path, index) if ranks.is_main else None)
+        _on_all_ranks(path, ranks, lambda: _put(path, index) if ranks.is_main else None)
     except CheckpointException as error:
         raise CheckpointError(f"{path}: cannot be written ({_first_failure(error)})") from None
     finally:
@@ -104,21 +109,12 @@ def read_index(path: Path) -> dict[str, Any]:
         index = json.loads(content, object_hook=_tensor_from_json)
     except (ValueError, RecursionError, TypeError, RuntimeError, KeyError, OverflowError) as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({in_short(error)})") from None
-    is_ours = isinstance(index, dict) and index.get("format") == FORMAT and CONTENT.keys() <= index.keys()
-    if not is_ours or not all(isinstance(index[name], types) for name, types in CONTENT.items()):
-        raise CheckpointError(f"{path}: no checkpoint of this library, or of another version of it")
+    check_content(path, index, FORMAT, CONTENT)
     name, files = index["shares"].get("folder"), index["shares"].get("files")
     if not (isinstance(name, str) and name.startswith(path.stem) and "/" not in name and isinstance(files, dict)):
         raise CheckpointError(f"{path}: does not say which files hold its tensors")
     folder = path.with_name(name)
-    try:
-        if {file.name for file in folder.iterdir()} != files.keys():
-            raise CheckpointError(f"{folder}: has not the files that {path.name} names")
-        for name, entry in files.items():
-            if _entry(folder / name) != entry:
-                raise CheckpointError(f"{folder / name}: damaged, its size or SHA-256 is not the one in {path.name}")
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be read ({reason_of(error)})") from None
+    _check_files(folder, files, path.name)
     return {**index, "shares": {**index["shares"], "folder": str(folder)}}
 
 
@@ -133,12 +129,12 @@ def load_shares(
     folder = index["shares"]["folder"]
     if ema is not None and index["averaged"] is None:
         raise CheckpointError(f"{folder}: holds no moving average of the weights")
-    tensors = dict(_weights("model", model)) | dict(_weights("ema", None if ema is None else ema.module))
+    tensors = _weights(model, ema)
     state = {} if optimizer is None else _empty_state(index["optimizer"], model, optimizer)
     tensors |= dict(_moments(_names(model, optimizer), state))
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a process that loads alone
-            load(tensors, storage_reader=HuggingFaceStorageReader(folder), no_dist=not is_shared(model))
+            load(tensors, storage_reader=HuggingFaceStorageReader(folder), no_dist=not is_sharded(model))
     except CheckpointException as error:
         raise CheckpointError(f"{folder}: does not fit ({_first_failure(error)})") from None
     if ema is not None:
@@ -170,25 +166,15 @@ def is_of_shares(checkpoint: Mapping[str, Any]) -> bool:
     return "shares" in checkpoint
 
 
-def is_shared(model: nn.Module) -> bool:
-    """Whether ranks hold a share each of the model's parameters."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
-def own_share(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor; a plain one it holds as a whole."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def named_shares(model: nn.Module, optimizer: Optimizer, ema: AveragedModel | None) -> dict[str, Tensor]:
     """All that grows with the model, by names that do not depend on the number of ranks. Buffers are constants, and left out."""
-    weights = dict(_weights("model", model)) | dict(_weights("ema", None if ema is None else ema.module))
-    return weights | dict(_moments(_names(model, optimizer), optimizer.state_dict()["state"]))
+    return _weights(model, ema) | dict(_moments(_names(model, optimizer), optimizer.state_dict()["state"]))
 
 
-def _weights(kind: str, model: nn.Module | None) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in [] if model is None else model.named_parameters():
-        yield f"{kind}.{name}", parameter.detach()
+def _weights(model: nn.Module, ema: AveragedModel | None) -> dict[str, Tensor]:
+    """The model's parameters, and what is averaged of them."""
+    kinds = {"model": model} if ema is None else {"model": model, "ema": ema.module}
+    return {f"{kind}.{name}": p.detach() for kind, module in kinds.items() for name, p in module.named_parameters()}
 
 
 def _moments(names: Sequence[str], state: Mapping[int, Mapping[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -231,6 +217,18 @@ def _empty_state(saved: Mapping[str, Any], model: nn.Module, optimizer: Optimize
     }
 
 
+def _check_files(folder: Path, entries: Mapping[str, Any], index: str) -> None:
+    """That there are these files and no others, each as the index says."""
+    try:
+        if {file.name for file in folder.iterdir()} != entries.keys():
+            raise CheckpointError(f"{folder}: has not the files that {index} names")
+        for name, entry in entries.items():
+            if _entry(folder / name) != entry:
+                raise CheckpointError(f"{folder / name}: damaged, its size or SHA-256 is not the one in {index}")
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read ({reason_of(error)})") from None
+
+
 def _flushed(folder: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
     """Sees that what was written lies on the disk; each rank looks after a part of the files and gives their sizes and digests."""
     entries = {}
@@ -252,8 +250,12 @@ def _put(path: Path, index: Mapping[str, Any]) -> None:
     write_with_digest(path, lambda file: file.write(text.encode()))
 
 
-def _agreed(path: Path, ranks: Ranks, work: Callable[[], Any]) -> list[Any]:
-    """What each rank's work gives, on all ranks; if it fails on one, it fails on all."""
+def _on_all_ranks(path: Path, ranks: Ranks, work: Callable[[], Any]) -> list[Any]:
+    """Does the work on each rank; what it gives on each, for all of them.
+
+    Raises:
+        CheckpointError: on all ranks, if it has failed on one.
+    """
     result, failure = None, ""
     try:
         result = work()
@@ -287,10 +289,8 @@ def _tensor_from_json(value: dict[str, Any]) -> Any:
 __all__ = [
     "INDEX",
     "is_of_shares",
-    "is_shared",
     "load_shares",
     "named_shares",
-    "own_share",
     "read_index",
     "remove_lost_shares",
     "save_shares",

@@ -8,9 +8,7 @@
 """
 
 import copy
-import sys
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,11 +19,10 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.checkpoint import checkpoint
 
+from transformer_architectures.training.blocks import blocks_of
 from transformer_architectures.training.distributed import SummedLoss
 from transformer_architectures.training.precision import Precision
-from transformer_architectures.transformer_blocks import TransformerBlock
 
 
 def fully_sharded(
@@ -52,33 +49,6 @@ def fully_sharded(
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)
     return summed_loss
-
-
-def blocks_of(model: nn.Module) -> list[TransformerBlock]:
-    """The blocks of all stacks: what is shared out, computed again or compiled one by one."""
-    return [module for module in model.modules() if isinstance(module, TransformerBlock)]
-
-
-def checkpoint_activations(model: nn.Module) -> None:
-    """Makes blocks keep their inputs only, and compute the rest again when gradients need it (Chen et al. 2016).
-
-    In place, so names in the state dict stay as they are. Dropout drops the same units again.
-    """
-    for block in blocks_of(model):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
-
-
-def compile_blocks(model: nn.Module) -> None:
-    """Compiles each block, in place, a graph for every shape: blocks that are alike share theirs.
-
-    torch would leave shapes after the eighth to Python, whose results differ in the last bits: which ones depends on where a resumed run
-    goes on, so it would not be exact. It is told to compile as many as there are.
-    """
-    import torch._dynamo.config
-
-    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = sys.maxsize
-    for block in blocks_of(model):
-        block.forward = torch.compile(block.forward, dynamic=False)  # type: ignore[method-assign]
 
 
 class PlainCopies:
@@ -142,6 +112,16 @@ class PlainCopies:
         return copy.deepcopy(model, replaced)
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ranks hold a share each of the model's parameters."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def own_share(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor; a plain one it holds as a whole."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All shares of a tensor put together; all ranks ask for it together. A plain tensor is whole."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -153,4 +133,4 @@ def _share(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-__all__ = ["PlainCopies", "blocks_of", "checkpoint_activations", "compile_blocks", "fully_sharded", "whole"]
+__all__ = ["PlainCopies", "fully_sharded", "is_sharded", "own_share", "whole"]
