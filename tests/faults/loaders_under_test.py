@@ -35,8 +35,8 @@ from transformer_architectures.datasets.tagged_text import TaggedTextConfig, rea
 from transformer_architectures.model_folder import open_model_folder, seal
 from transformer_architectures.pretrained.vit import read_vit_folder
 from transformer_architectures.tokenization import MarianTokenizer, SubwordTokenizer, WordPieceTokenizer
+from transformer_architectures.training.checked_files import digest_path
 from transformer_architectures.training.checkpointing import (
-    digest_path,
     random_state,
     restore,
     restoring,

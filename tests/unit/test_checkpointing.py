@@ -23,8 +23,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from transformer_architectures.errors import CheckpointError, TrackingError
 from transformer_architectures.training import checked_files, checkpointing
+from transformer_architectures.training.checked_files import digest_path
 from transformer_architectures.training.checkpointing import (
-    digest_path,
     load_checkpoint,
     random_state,
     read_checkpoint,

@@ -16,7 +16,8 @@ import torch
 from transformer_architectures.config import fingerprint
 from transformer_architectures.errors import CheckpointError, UsageError
 from transformer_architectures.model_folder import seal
-from transformer_architectures.training.checkpointing import digest_path, write_checked
+from transformer_architectures.training.checked_files import digest_path
+from transformer_architectures.training.checkpointing import write_checked
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.run import is_finished
 from transformer_architectures.training.run_folder import RunFolder, Start, find_start
@@ -224,6 +225,26 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     (folder.path / "step_2.pt").write_text("whole")
     assert folder.lock()
     assert {path.name for path in folder.path.iterdir()} == {"lock", "step_2.pt"}
+
+
+def test_files_that_are_not_the_run_s_stay(root: Path) -> None:
+    """A checkpoint that lies among other files is gone on from, and these are none of its leftovers."""
+    folder = run(root, "mine", ["step_1.pt"])
+    for name in (
+        "draft.tmp",
+        "thesis.pdf.sha256",
+        "step_times.json",
+        "epoch_notes.json",
+        "step_1_copy.pt",
+        "best_of.pt",
+    ):
+        (folder.path / name).write_text("{}")
+    (folder.path / "old.shares").mkdir()
+    before = {path.name for path in folder.path.iterdir()}
+    (folder.path / "step_9.json.sha256").write_text("of a checkpoint that is gone")
+    assert [path.name for path in folder.checkpoints()] == ["step_1.pt"] and not folder.best_weights()
+    assert folder.lock()
+    assert {path.name for path in folder.path.iterdir()} == before | {"lock"}
 
 
 # -------------------------------------------------------------------- finished

@@ -63,9 +63,10 @@ class Tied(nn.Module):
         self.head = nn.Linear(DIM, VOCABULARY)
         self.head.weight = self.embedding.weight
         self.register_buffer("scale", torch.tensor(2.0), persistent=False)
+        self.register_buffer("positions", torch.linspace(0, 1, DIM))
 
     def features(self, tokens: Tensor) -> Tensor:
-        return self.encoder(self.embedding(tokens) * self.scale)
+        return self.encoder(self.embedding(tokens) * self.scale + self.positions)
 
 
 class Batch:
@@ -258,6 +259,18 @@ def test_a_run_goes_on_in_the_same_or_the_other_form(fit: MakeFit, tmp_path: Pat
     assert [outcome(run)[1][name] for name in same] == [expected[1][name] for name in same]
 
 
+@pytest.mark.parametrize("forms", [("fsdp", "ddp"), ("ddp", "fsdp")], ids=str)
+def test_a_checkpoint_is_not_written_again_in_another_form(
+    fit: MakeFit, tmp_path: Path, forms: tuple[str, str]
+) -> None:
+    """It would count twice among those that are kept, and in their mean."""
+    fit(forms[0], max_steps=2).run()
+    run = fit(forms[1], newest(tmp_path), max_steps=4, keep_checkpoints=4)
+    run.run()
+    assert [Path(name).stem for name in run.state.scheduled] == ["step_2", "epoch_1", "step_4"]
+    assert sorted(path.stem for path in folder(tmp_path).checkpoints()) == ["epoch_1", "step_2", "step_4"]
+
+
 def test_what_lies_on_the_disk(fit: MakeFit, tmp_path: Path) -> None:
     """Safetensors and JSON, each under a digest, and nothing of a checkpoint that was removed."""
     run = fit("fsdp", keep_checkpoints=2)
@@ -367,6 +380,7 @@ def test_lost_shares_are_removed_and_those_of_a_damaged_index_stay(fit: MakeFit,
     (path / "step_3-00000000.shares").mkdir()
     (path / "step_3-00000000.shares" / "shard.safetensors").write_bytes(b"half")
     (path / "step_8.json").write_bytes(b"{")
+    (path / "mine.shares").mkdir()  # not a checkpoint's
     kept = {shares.name for shares in path.glob("*.shares")} - {"step_3-00000000.shares"}
     assert folder(tmp_path).lock()
     assert {shares.name for shares in path.glob("*.shares")} == kept

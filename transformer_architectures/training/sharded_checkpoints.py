@@ -34,6 +34,7 @@ from transformer_architectures.training.run_place import path_in_run
 
 FORMAT = 1
 INDEX, SHARES = ".json", ".shares"  # how names end
+NAME_LENGTH = 8  # hexadecimal digits, by which the shares of one name are told apart
 # What every index holds.
 CONTENT: dict[str, tuple[type, ...]] = {
     "epoch": (int,),
@@ -67,7 +68,7 @@ def save_shares(
         CheckpointError: on all ranks, if one of them cannot write; an older checkpoint of that name is untouched.
     """
     path, run_id = ranks.agree(path_in_run(checkpoint_root, model_name, filename) if ranks.is_main else (Path(), ""))
-    folder = ranks.agree(path.with_name(f"{path.stem}-{secrets.token_hex(4)}{SHARES}"))
+    folder = ranks.agree(path.with_name(f"{path.stem}-{secrets.token_hex(NAME_LENGTH // 2)}{SHARES}"))
     try:
         save(
             named_shares(model, optimizer, ema),
@@ -160,7 +161,7 @@ def remove_lost_shares(folder: Path) -> None:
             named.add(json.loads(path.read_bytes())["shares"]["folder"])
         except (OSError, ValueError, RecursionError, TypeError, KeyError):  # if it is a damaged index, its shares stay
             named |= {shares.name for shares in folder.glob(f"{path.stem}-*{SHARES}")}
-    for shares in folder.glob(f"*{SHARES}"):
+    for shares in folder.glob(f"*-{'[0-9a-f]' * NAME_LENGTH}{SHARES}"):  # a user's own folder may be called .shares too
         if shares.name not in named:
             shutil.rmtree(shares, ignore_errors=True)
 
