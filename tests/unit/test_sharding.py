@@ -26,7 +26,7 @@ from transformer_architectures.sublayer import ResidualConfig
 from transformer_architectures.training.checked_files import digest_path, write_with_digest
 from transformer_architectures.training.checkpointing import load_checkpoint, read_checkpoint
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import SummedLoss
+from transformer_architectures.training.distributed import CommunicationError, SummedLoss
 from transformer_architectures.training.finish import saved_weights
 from transformer_architectures.training.grad_logging import count
 from transformer_architectures.training.loop import Fit
@@ -321,6 +321,20 @@ def test_another_model_or_optimizer_is_refused(fit: MakeFit, tmp_path: Path) -> 
     for sharding in ("fsdp", "ddp"):
         with pytest.raises(CheckpointError, match="no moving average"):
             fit(sharding, newest(tmp_path))
+
+
+def test_a_rank_that_is_lost_meanwhile_is_no_damage(
+    fit: MakeFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`process_group` names it: it must be told from what is wrong with the file."""
+    fit("fsdp", max_steps=2).run()
+
+    def closed(*unused: Any, **also: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("transformer_architectures.training.sharded_checkpoints.load", closed)
+    with pytest.raises(CommunicationError, match="closed by peer"):
+        fit("fsdp", newest(tmp_path))
 
 
 def damaged(file: Path, how: str) -> None:

@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 from transformer_architectures.durable_files import flush_to_disk
 from transformer_architectures.errors import CheckpointError, in_short, reason_of
 from transformer_architectures.training.checked_files import read_with_digest, sha256_of, write_with_digest
-from transformer_architectures.training.distributed import Ranks
+from transformer_architectures.training.distributed import CommunicationError, Ranks
 from transformer_architectures.training.run_place import path_in_run
 
 FORMAT = 1
@@ -130,6 +130,7 @@ def load_shares(
 
     Raises:
         CheckpointError: what is saved is not what the model needs.
+        CommunicationError: another rank has gone.
     """
     folder = index["shares"]["folder"]
     if ema is not None and index["averaged"] is None:
@@ -142,6 +143,10 @@ def load_shares(
             load(tensors, storage_reader=HuggingFaceStorageReader(folder), no_dist=not is_shared(model))
     except CheckpointException as error:
         raise CheckpointError(f"{folder}: does not fit ({_first_failure(error)})") from None
+    except RuntimeError as error:
+        if is_shared(model):  # what a rank finds wrong itself is the exception above, on all of them
+            raise CommunicationError(str(error)) from error
+        raise
     if ema is not None:
         ema.n_averaged.fill_(index["averaged"])
     if optimizer is not None:

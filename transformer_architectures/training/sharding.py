@@ -132,9 +132,8 @@ class PlainCopies:
         shares = {id(p): _share(p.detach(), shared[name]) for name, p in plain.named_parameters()}
         saved = plain.state_dict()
         buffers = {name: buffer for name, buffer in plain.named_buffers(remove_duplicate=False) if name in saved}
-        return buffers | {
-            name: shares[id(p)] for name, p in plain.named_parameters(remove_duplicate=False)
-        }  # tied ones too
+        tied_too = plain.named_parameters(remove_duplicate=False)
+        return buffers | {name: shares[id(parameter)] for name, parameter in tied_too}
 
     @staticmethod
     def _copy(model: nn.Module, weights: Iterable[Tensor]) -> nn.Module:
