@@ -194,7 +194,12 @@ def test_every_kept_checkpoint_has_the_best_weights_that_it_needs(fit: Callable[
     run.task.validate = lambda model, work: {"score": next(scores)}  # type: ignore[method-assign]
     mine = folder(tmp_path, "mine")
     run.tracker = MagicMock(run_folder=mine.path)
+    mine.path.mkdir(parents=True)
+    notes = [mine.path / name for name in ("step_times.json", "epoch_notes.json", "step_1-copy.json")]
+    for path in notes:
+        path.write_text("{}")
     run.run()
+    assert all(path.exists() for path in notes)  # whose names begin like those of checkpoints
     assert len(mine.checkpoints()) == 3 < len(list(mine.path.glob("*.pt")))
     for path in mine.checkpoints():
         state = RunState.from_dict(read_checkpoint(path)["extra"]["state"])

@@ -25,7 +25,7 @@ from transformer_architectures.architectures import bert, vanilla, vit
 from transformer_architectures.architectures.bert.masked_language_model import MaskedLanguageModelTask
 from transformer_architectures.architectures.vanilla.training import TranslationTask, VanillaTrainingConfig
 from transformer_architectures.architectures.vit.training import ImageClassificationTask, VitTrainingConfig
-from transformer_architectures.errors import DataError, NonFiniteError
+from transformer_architectures.errors import DataError, LostRankError, NonFiniteError
 from transformer_architectures.loading import Loading
 from transformer_architectures.planning.memory import largest_share
 from transformer_architectures.planning.ways import Way, bytes_sent
@@ -211,6 +211,7 @@ def work(rank: int, world_size: int, port: int, folder: str) -> None:
                     found = train(name, Path(folder), ranks, dtype, is_sharded)
                     torch.save(found, Path(folder) / f"{name}_{dtype}_{is_sharded}_{rank}.pt")
     go_on_after_one_has_failed(rank, world_size)
+    wait_for_one_that_does_not_come(rank, world_size)
 
 
 def go_on_after_one_has_failed(rank: int, world_size: int) -> None:
@@ -241,6 +242,18 @@ def sum_bf16_gradients_in_fp32(rank: int) -> None:
     loss.backward()
     for gradient in map(whole, gradients(summed_loss.parameters())):
         assert gradient.dtype == torch.float32 and not torch.equal(gradient, gradient.bfloat16().float())
+
+
+def wait_for_one_that_does_not_come(rank: int, world_size: int) -> None:
+    """To a later training: a mistake that only it has found may have ended it."""
+    if rank == world_size - 1:
+        return
+    with pytest.raises(LostRankError) as caught, process_group(CPU, hang_timeout=3.0):
+        pass
+    assert str(caught.value).startswith(f"rank {rank}: after 3 seconds "), caught.value
+    if rank == 0:  # who keeps the store may be gone when the others ask who is missing
+        assert f"rank {world_size - 1} did not come" in str(caught.value)
+    assert not torch.distributed.is_initialized()
 
 
 def refuse_what_is_not_finite(folder: Path, ranks: Ranks) -> None:

@@ -227,6 +227,26 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     assert {path.name for path in folder.path.iterdir()} == {"lock", "step_2.pt"}
 
 
+def test_files_that_are_not_the_run_s_stay(root: Path) -> None:
+    """A checkpoint that lies among other files is gone on from, and these are none of its leftovers."""
+    folder = run(root, "mine", ["step_1.pt"])
+    for name in (
+        "draft.tmp",
+        "thesis.pdf.sha256",
+        "step_times.json",
+        "epoch_notes.json",
+        "step_1_copy.pt",
+        "best_of.pt",
+    ):
+        (folder.path / name).write_text("{}")
+    (folder.path / "old.shares").mkdir()
+    before = {path.name for path in folder.path.iterdir()}
+    (folder.path / "step_9.json.sha256").write_text("of a checkpoint that is gone")
+    assert [path.name for path in folder.checkpoints()] == ["step_1.pt"] and not folder.best_weights()
+    assert folder.lock()
+    assert {path.name for path in folder.path.iterdir()} == before | {"lock"}
+
+
 # -------------------------------------------------------------------- finished
 def test_a_run_is_finished_when_its_model_folder_is_that_of_its_last_step(root: Path) -> None:
     folder = run(root, "mine", ["step_1.pt", "step_2.pt"])

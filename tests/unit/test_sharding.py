@@ -30,7 +30,7 @@ from transformer_architectures.training.blocks import checkpoint_activations, co
 from transformer_architectures.training.checked_files import digest_path, write_with_digest
 from transformer_architectures.training.checkpointing import load_checkpoint, read_checkpoint
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import SummedLoss
+from transformer_architectures.training.distributed import CommunicationError, SummedLoss
 from transformer_architectures.training.finish import saved_weights
 from transformer_architectures.training.grad_logging import count
 from transformer_architectures.training.loop import Fit
@@ -75,9 +75,10 @@ class Tied(nn.Module):
         self.head = nn.Linear(DIM, VOCABULARY)
         self.head.weight = self.embedding.weight
         self.register_buffer("scale", torch.tensor(2.0), persistent=False)
+        self.register_buffer("positions", torch.linspace(0, 1, DIM))
 
     def features(self, tokens: Tensor) -> Tensor:
-        return self.encoder(self.embedding(tokens) * self.scale)
+        return self.encoder(self.embedding(tokens) * self.scale + self.positions)
 
 
 class Batch:
@@ -318,6 +319,18 @@ def test_a_run_goes_on_in_the_same_or_the_other_form(
         assert getattr(found.state, name) == getattr(expected.state, name)
 
 
+@pytest.mark.parametrize("forms", [("fsdp", "ddp"), ("ddp", "fsdp")], ids=str)
+def test_a_checkpoint_is_not_written_again_in_another_form(
+    fit: MakeFit, tmp_path: Path, forms: tuple[str, str]
+) -> None:
+    """It would count twice among those that are kept, and in their mean."""
+    fit(forms[0], max_steps=2).run()
+    run = fit(forms[1], newest(tmp_path), max_steps=4, keep_checkpoints=4)
+    run.run()
+    assert [Path(name).stem for name in run.state.scheduled] == ["step_2", "epoch_1", "step_4"]
+    assert sorted(path.stem for path in folder(tmp_path).checkpoints()) == ["epoch_1", "step_2", "step_4"]
+
+
 def test_what_lies_on_the_disk(fit: MakeFit, tmp_path: Path) -> None:
     """Safetensors and JSON, each under a digest, and nothing of a checkpoint that was removed."""
     run = fit("fsdp", keep_checkpoints=2)
@@ -370,6 +383,20 @@ def test_another_model_or_optimizer_is_refused(fit: MakeFit, tmp_path: Path) -> 
             fit(sharding, newest(tmp_path))
 
 
+def test_a_rank_that_is_lost_meanwhile_is_no_damage(
+    fit: MakeFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`process_group` names it: it must be told from what is wrong with the file."""
+    fit("fsdp", max_steps=2).run()
+
+    def closed(*unused: Any, **also: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("transformer_architectures.training.sharded_checkpoints.load", closed)
+    with pytest.raises(CommunicationError, match="closed by peer"):
+        fit("fsdp", newest(tmp_path))
+
+
 def damaged(file: Path, how: str) -> None:
     content = bytearray(file.read_bytes())
     length = 64 if file.suffix == ".sha256" else len(content)  # what stands behind a digest is nothing to it
@@ -418,6 +445,7 @@ def test_shares_lie_beside_their_index(saved: Path, name: Any) -> None:
 
 
 def test_lost_shares_are_removed_and_those_of_a_damaged_index_stay(saved: Path, tmp_path: Path) -> None:
+    saved.with_name("mine.shares").mkdir()  # not a checkpoint's
     before = set(saved.parent.glob("*.shares"))
     lost = saved.with_name("step_3-00000000.shares")
     lost.mkdir()

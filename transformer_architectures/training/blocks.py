@@ -3,7 +3,6 @@
 import sys
 from functools import partial
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

@@ -24,6 +24,7 @@ from transformer_architectures.errors import (
     in_short,
 )
 from transformer_architectures.training.checked_files import check_content, read_with_digest, write_with_digest
+from transformer_architectures.training.distributed import CommunicationError
 from transformer_architectures.training.run_place import path_in_run
 from transformer_architectures.training.sharded_checkpoints import INDEX, is_of_shares, load_shares, read_index
 
@@ -187,7 +188,7 @@ def restoring(origin: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except TransformerArchitecturesError:
+    except (TransformerArchitecturesError, CommunicationError):
         raise
     except Exception as error:  # whoever is given the wrong thing trips over it in his own way
         raise CheckpointError(f"{origin}: does not fit ({type(error).__name__}: {in_short(error)})") from None

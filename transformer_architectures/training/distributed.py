@@ -6,7 +6,7 @@ the number of labels of *all* ranks; their sum is the gradient of the whole batc
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count, islice
@@ -36,6 +36,10 @@ R = TypeVar("R")
 _stores: list[Any] = []  # of this process: none or one
 _groups = count()  # that this process has joined, one after the other: of several seeds, of a suite
 TORCHRUN_NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT")
+
+
+class CommunicationError(RuntimeError):
+    """What torch's communication raised, where its bare `RuntimeError` would be taken for another one."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ def process_group(device: torch.device, hang_timeout: float = 600.0, is_sharded:
         is_sharded: whether the ranks will share the model: then a single process is a group of one.
 
     Raises:
-        LostRankError: another rank was killed, stopped or cut off.
+        LostRankError: another rank was killed, stopped or cut off, or has not come.
         FailedRankError: another rank has ended with one of the library's errors.
     """
     backend = "gloo" if device.type == "cpu" else "nccl"
@@ -191,17 +195,8 @@ def process_group(device: torch.device, hang_timeout: float = 600.0, is_sharded:
         )
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    timeout = timedelta(seconds=hang_timeout)
-    store = dist.PrefixStore(f"group/{next(_groups)}", _meeting_place(timeout))  # type: ignore[attr-defined]
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    dist.init_process_group(
-        backend,
-        store=store,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        timeout=timeout,
-    )
-    heartbeat = Heartbeat.start(ranks.rank, ranks.gather)
+    heartbeat = _join(ranks, backend, timedelta(seconds=hang_timeout))
     try:
         yield ranks
     except TransformerArchitecturesError as error:
@@ -217,6 +212,31 @@ def process_group(device: torch.device, hang_timeout: float = 600.0, is_sharded:
     finally:
         heartbeat.stop()
         dist.destroy_process_group()
+
+
+def _join(ranks: Ranks, backend: str, timeout: timedelta) -> Heartbeat:
+    """Waits until all ranks are there, and makes their group."""
+    store, name = None, f"group/{next(_groups)}"
+    try:
+        store = dist.PrefixStore(name, _meeting_place(timeout))  # type: ignore[attr-defined]
+        store.set(f"here/{ranks.rank}", "")
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
+        return Heartbeat.start(ranks.rank, ranks.gather)
+    except RuntimeError as error:  # what torch's communication raises
+        reason = f"{_who_is_missing(store, ranks.world_size)} ({' '.join(str(error).split())[:200]})"
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        raise LostRankError(f"rank {ranks.rank}: after {timeout.total_seconds():g} seconds {reason}") from error
+
+
+def _who_is_missing(store: Any, world_size: int) -> str:
+    """Which ranks have not come to the place where a group meets, in a sentence."""
+    missing: list[int] = []
+    with suppress(RuntimeError):  # the store may be gone, or have never been there
+        missing = [] if store is None else [rank for rank in range(world_size) if not store.check([f"here/{rank}"])]
+    if not missing:
+        return f"the {world_size} processes are not all there"
+    return f"{', '.join(f'rank {rank}' for rank in missing)} did not come"
 
 
 @contextmanager
@@ -241,4 +261,4 @@ def _communication_device() -> torch.device:
     return torch.device("cuda" if "nccl" in str(dist.get_backend_config()) else "cpu")
 
 
-__all__ = ["Ranks", "SharedWork", "SummedLoss", "data_parallel", "process_group", "without_sum"]
+__all__ = ["CommunicationError", "Ranks", "SharedWork", "SummedLoss", "data_parallel", "process_group", "without_sum"]

@@ -261,12 +261,12 @@ class Fit:
         """Removes all checkpoints but the last ones that were due, and the best of each; also those that a signal asked for."""
         if self.tracker is None:
             return
-        kept, folder = self.state.files_to_keep(), self.tracker.run_folder
-        for path in [*RunFolder(folder).checkpoints(), *folder.glob("best_*.pt")]:
+        kept, folder = self.state.files_to_keep(), RunFolder(self.tracker.run_folder)
+        for path in [*folder.checkpoints(), *folder.best_weights()]:
             if path.name not in kept:
                 path.unlink()
                 digest_path(path).unlink(missing_ok=True)
-        remove_lost_shares(folder)
+        remove_lost_shares(folder.path)
 
     def load(self, checkpoint: dict[str, Any], origin: str) -> None:
         """Restores everything; the random state last, as building and restoring may draw from it."""

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,13 @@ from transformer_architectures.durable_files import replace_file
 from transformer_architectures.errors import CheckpointError, ModelFolderError, UsageError, reason_of
 from transformer_architectures.model_folder import RESULTS, open_model_folder
 from transformer_architectures.training.checkpointing import read_checkpoint
-from transformer_architectures.training.sharded_checkpoints import INDEX, remove_lost_shares
+from transformer_architectures.training.sharded_checkpoints import remove_lost_shares
 from transformer_architectures.training.state import RunState
 
 CONFIG, LOCK, MODEL, STOPPED = "config.json", "lock", "model", "stopped.json"
+# What a run may remove: people put files of their own into its folder, or ask it to go on from a checkpoint that lies among others.
+CHECKPOINT, BEST = re.compile(r"(epoch|step)_\d+\.(pt|json)"), re.compile(r"best_\d+\.pt")
+HALF_WRITTEN = re.compile(r".+\.\d+\.tmp")  # with the number of the process that wrote
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +54,11 @@ class RunFolder:
             file.close()
             return False
         self.held = file
-        digests = self.path.glob("*.sha256")
-        for left_over in [*self.path.glob("*.tmp"), *(path for path in digests if not path.with_suffix("").exists())]:
-            left_over.unlink(missing_ok=True)
+        for path in list(self.path.iterdir()):
+            of_checkpoint = path.with_suffix("")
+            is_lost = path.suffix == ".sha256" and is_checkpoint(of_checkpoint) and not of_checkpoint.exists()
+            if is_lost or HALF_WRITTEN.fullmatch(path.name):
+                path.unlink(missing_ok=True)
         remove_lost_shares(self.path)
         return True
 
@@ -119,9 +125,12 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """All from which a training can go on, the newest first."""
-        names = [f"{kind}_*{suffix}" for kind in ("epoch", "step") for suffix in (".pt", INDEX)]
-        paths = [path for name in names for path in self.path.glob(name)]
+        paths = [path for path in self.path.glob("*") if CHECKPOINT.fullmatch(path.name)]
         return sorted(paths, key=modified_at, reverse=True)
+
+    def best_weights(self) -> list[Path]:
+        """All that were the best so far when they were written."""
+        return [path for path in self.path.glob("*") if BEST.fullmatch(path.name)]
 
     def newest_intact(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that passes its check, with its content; those that do not are named in a warning."""
@@ -131,6 +140,11 @@ class RunFolder:
             except CheckpointError as error:
                 logger.warning("%s; an older checkpoint is tried", error)
         return None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is called as a checkpoint of a run, or as its best weights."""
+    return bool(CHECKPOINT.fullmatch(path.name) or BEST.fullmatch(path.name))
 
 
 def read_position(path: Path) -> dict[str, Any]:

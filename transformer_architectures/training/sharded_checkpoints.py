@@ -33,12 +33,13 @@ from transformer_architectures.training.checked_files import (
     sha256_of,
     write_with_digest,
 )
-from transformer_architectures.training.distributed import Ranks
+from transformer_architectures.training.distributed import CommunicationError, Ranks
 from transformer_architectures.training.run_place import path_in_run
 from transformer_architectures.training.sharding import is_sharded
 
 FORMAT = 1
 INDEX, SHARES = ".json", ".shares"  # how names end
+NAME_LENGTH = 8  # hexadecimal digits, by which the shares of one name are told apart
 # What every index holds.
 CONTENT: dict[str, tuple[type, ...]] = {
     "epoch": (int,),
@@ -72,7 +73,7 @@ def save_shares(
         CheckpointError: on all ranks, if one of them cannot write; an older checkpoint of that name is untouched.
     """
     path, run_id = ranks.agree(path_in_run(checkpoint_root, model_name, filename) if ranks.is_main else (Path(), ""))
-    folder = ranks.agree(path.with_name(f"{path.stem}-{secrets.token_hex(4)}{SHARES}"))
+    folder = ranks.agree(path.with_name(f"{path.stem}-{secrets.token_hex(NAME_LENGTH // 2)}{SHARES}"))
     try:
         save(
             named_shares(model, optimizer, ema),
@@ -125,6 +126,7 @@ def load_shares(
 
     Raises:
         CheckpointError: what is saved is not what the model needs.
+        CommunicationError: another rank has gone.
     """
     folder = index["shares"]["folder"]
     if ema is not None and index["averaged"] is None:
@@ -137,6 +139,10 @@ def load_shares(
             load(tensors, storage_reader=HuggingFaceStorageReader(folder), no_dist=not is_sharded(model))
     except CheckpointException as error:
         raise CheckpointError(f"{folder}: does not fit ({_first_failure(error)})") from None
+    except RuntimeError as error:
+        if is_sharded(model):  # what a rank finds wrong itself is the exception above, on all of them
+            raise CommunicationError(str(error)) from error
+        raise
     if ema is not None:
         ema.n_averaged.fill_(index["averaged"])
     if optimizer is not None:
@@ -156,7 +162,7 @@ def remove_lost_shares(folder: Path) -> None:
             named.add(json.loads(path.read_bytes())["shares"]["folder"])
         except (OSError, ValueError, RecursionError, TypeError, KeyError):  # if it is a damaged index, its shares stay
             named |= {shares.name for shares in folder.glob(f"{path.stem}-*{SHARES}")}
-    for shares in folder.glob(f"*{SHARES}"):
+    for shares in folder.glob(f"*-{'[0-9a-f]' * NAME_LENGTH}{SHARES}"):  # a user's own folder may be called .shares too
         if shares.name not in named:
             shutil.rmtree(shares, ignore_errors=True)
 

@@ -95,12 +95,15 @@ class PlainCopies:
         }
 
     def _shares(self, weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-        """Shares of a plain state dict, by the names of parameters: a plain copy knows which those are."""
+        """Shares of a plain state dict, by the names of parameters (a plain copy knows which those are), and the buffers in it."""
         plain = self._copy(self.skeleton, (torch.empty_like(p, device="cpu") for p in self.skeleton.parameters()))
         plain.load_state_dict(weights)
         shared = dict(model.named_parameters())
         shares = {id(p): _share(p.detach(), shared[name]) for name, p in plain.named_parameters()}
-        return {name: shares[id(p)] for name, p in plain.named_parameters(remove_duplicate=False)}  # tied ones too
+        saved = plain.state_dict()
+        buffers = {name: buffer for name, buffer in plain.named_buffers(remove_duplicate=False) if name in saved}
+        tied_too = plain.named_parameters(remove_duplicate=False)
+        return buffers | {name: shares[id(parameter)] for name, parameter in tied_too}
 
     @staticmethod
     def _copy(model: nn.Module, weights: Iterable[Tensor]) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
@@ -155,7 +156,8 @@ class RunState:
             config.checkpoint_interval and self.global_step % config.checkpoint_interval == 0
         ):
             name = f"step_{self.global_step}{suffix}"
-        return None if name in self.scheduled else name
+        # The one of this step may have another form: ranks did not share the model then, or do not any more.
+        return None if name is None or Path(name).stem in {Path(other).stem for other in self.scheduled} else name
 
     def note_scores(self, scores: Scores) -> bool:
         """Takes a validation's main score into account; True if it is the best so far."""
