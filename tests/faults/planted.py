@@ -81,7 +81,7 @@ def short(path: str | os.PathLike[str]) -> str:
     path = Path(path)
     name = f"{path.parent.name}/{path.name}" if path.parent.suffix == ".shares" else path.name
     name = re.sub(r"-[0-9a-f]{8}\.shares", ".shares", re.sub(r"\.\d+\.tmp$", ".tmp", name))
-    return re.sub(r"_[0-9a-f]{6}$", "", name)
+    return re.sub(r"^[a-z]+-[a-z]+-\d+_[0-9a-f]{6}$", "a run's folder", name)
 
 
 @dataclass(frozen=True)
