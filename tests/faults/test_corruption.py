@@ -25,6 +25,7 @@ from transformer_architectures.model_folder import open_model_folder, seal
 from transformer_architectures.training.checked_files import digest_path
 from transformer_architectures.training.checkpointing import random_state, write_checked
 from transformer_architectures.training.config import TrainingConfig
+from transformer_architectures.training.distributed import Ranks
 from transformer_architectures.training.finish import candidate_weights
 from transformer_architectures.training.loop import Fit
 from transformer_architectures.training.run_folder import RunFolder, Start, find_start
@@ -345,17 +346,18 @@ def fit_at_its_end() -> Fit:
     state = RunState(global_step=3, best_step=1, scheduled={"step_2.pt": 1, "step_3.pt": 1})
     fit = object.__new__(Fit)
     fit.model, fit.ema, fit.state, fit.config = model, None, state, TrainingConfig(max_steps=3, average_last=2)
+    fit.ranks = Ranks()
     return fit
 
 
 def test_weights_of_another_run_are_never_exported(root: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither as the best ones nor in a mean; without them the run ends with what it has, and says so."""
-    whole = candidate_weights(fit := fit_at_its_end(), fit.model, None, run)
+    whole = candidate_weights(fit := fit_at_its_end(), fit.model, run)
     assert {name: float(weights["weight"][0, 0]) for name, weights in whole.items()} == {"single": 1.0, "averaged": 2.5}
     other = make_run(root, "other", "b" * 32)
     bring(other / "best_1.pt", run / "best_1.pt", with_digest=True)
     bring(other / "step_2.pt", run / "step_2.pt", with_digest=True)
-    found = candidate_weights(fit := fit_at_its_end(), fit.model, None, run)
+    found = candidate_weights(fit := fit_at_its_end(), fit.model, run)
     assert {name: float(weights["weight"][0, 0]) for name, weights in found.items()} == {"single": 7.0}
     said = capsys.readouterr().err
     assert "best_1.pt" in said and "step_2.pt" in said

@@ -16,8 +16,8 @@ import psutil
 import pytest
 import torch
 
-from transformer_architectures.model_folder import open_model_folder
-from transformer_architectures.training.checkpointing import read_checkpoint
+from transformer_architectures.model_folder import load_model, open_model_folder
+from transformer_architectures.training.checkpointing import load_checkpoint, read_checkpoint
 from transformer_architectures.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.faults
@@ -174,12 +174,17 @@ def test_the_number_of_processes_may_change(folder: Path, chain: str) -> None:
     states = [read_checkpoint(job.checkpoints()[-1])["extra"]["state"] for job in (alone, job)]
     for name in ("epoch", "batch_in_epoch", "global_step", "num_tokens"):
         assert states[0][name] == states[1][name]
-    weights = [open_model_folder(job.run_folder / "model").weights() for job in (alone, job)]
-    assert [(name, tensor.shape) for name, tensor in weights[0].items()] == [
-        (n, t.shape) for n, t in weights[1].items()
-    ]
-    expected_weights, found_weights = (torch.cat([t.flatten() for t in of_one.values()]) for of_one in weights)
+    expected_weights, found_weights = (last_weights(job) for job in (alone, job))
     assert float((found_weights - expected_weights).norm() / expected_weights.norm()) < 0.01
+    folders = [open_model_folder(job.run_folder / "model").weights() for job in (alone, job)]
+    assert len({tuple((name, tensor.shape) for name, tensor in folder.items()) for folder in folders}) == 1
+
+
+def last_weights(job: Job) -> torch.Tensor:
+    """Of the last checkpoint, whatever its form. Those of the model folder may be of another step: scores of so small a model hardly differ."""
+    model = load_model(job.run_folder / "model", "cpu").model  # type: ignore[attr-defined]
+    load_checkpoint(job.checkpoints()[-1], model)
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -25,7 +25,7 @@ from transformer_architectures.architectures import bert, vanilla, vit
 from transformer_architectures.architectures.bert.masked_language_model import MaskedLanguageModelTask
 from transformer_architectures.architectures.vanilla.training import TranslationTask, VanillaTrainingConfig
 from transformer_architectures.architectures.vit.training import ImageClassificationTask, VitTrainingConfig
-from transformer_architectures.errors import DataError, LostRankError, NonFiniteError
+from transformer_architectures.errors import DataError, FailedRankError, LostRankError, NonFiniteError
 from transformer_architectures.loading import Loading
 from transformer_architectures.planning.memory import largest_share
 from transformer_architectures.planning.ways import Way, bytes_sent
@@ -44,6 +44,7 @@ from transformer_architectures.training.sharding import (
     own_share,
     whole,
 )
+from transformer_architectures.training.signals import Stopped
 from transformer_architectures.training.step import TrainingStep
 
 STEPS = 20
@@ -211,6 +212,7 @@ def work(rank: int, world_size: int, port: int, folder: str) -> None:
                     found = train(name, Path(folder), ranks, dtype, is_sharded)
                     torch.save(found, Path(folder) / f"{name}_{dtype}_{is_sharded}_{rank}.pt")
     go_on_after_one_has_failed(rank, world_size)
+    hear_of_one_that_ends(rank, world_size)
     wait_for_one_that_does_not_come(rank, world_size)
 
 
@@ -230,6 +232,20 @@ def go_on_after_one_has_failed(rank: int, world_size: int) -> None:
     expected = f"rank {rank}: rank {world_size - 1} (process " if rank < world_size - 1 else "a disk is full"
     assert second.error is not None and second.error.startswith(expected), second.error
     assert second.error.endswith("has failed: a disk is full" if rank < world_size - 1 else expected)
+
+
+def hear_of_one_that_ends(rank: int, world_size: int) -> None:
+    """By a signal, or by an error that is none of the library's."""
+    with pytest.raises(Stopped) as stopped, process_group(CPU) as ranks:
+        if rank == world_size - 1:
+            raise Stopped(143)
+        ranks.gather(rank)
+    assert stopped.value.code == 143
+    with pytest.raises((FailedRankError, OSError)) as caught, process_group(CPU) as ranks:
+        if rank == world_size - 1:
+            raise OSError("an odd disk")
+        ranks.gather(rank)
+    assert "an odd disk" in str(caught.value) and isinstance(caught.value, OSError) == (rank == world_size - 1)
 
 
 def sum_bf16_gradients_in_fp32(rank: int) -> None:

@@ -57,7 +57,8 @@ def read_with_digest(path: Path) -> bytes:
         expected = digest_path(path).read_text().split()
         content = path.read_bytes()
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({reason_of(error)})") from None
+        name = Path(getattr(error, "filename", None) or path).name
+        raise CheckpointError(f"{path}: cannot be read ({name}: {reason_of(error)})") from None
     if hashlib.sha256(content).hexdigest() not in expected:
         raise CheckpointError(f"{path}: damaged, its SHA-256 is not the one in {digest_path(path).name}")
     return content

@@ -26,7 +26,8 @@ from transformer_architectures.errors import (
     UsageError,
 )
 from transformer_architectures.loading import every_nth, waited_for
-from transformer_architectures.training.heartbeat import Heartbeat
+from transformer_architectures.training.heartbeat import STOPPED, Heartbeat
+from transformer_architectures.training.signals import Stopped
 from transformer_architectures.training.torchrun import end_agent_that_hangs
 
 T = TypeVar("T")
@@ -179,7 +180,8 @@ def process_group(device: torch.device, hang_timeout: float = 600.0, is_sharded:
 
     Raises:
         LostRankError: another rank was killed, stopped or cut off, or has not come.
-        FailedRankError: another rank has ended with one of the library's errors.
+        FailedRankError: another rank has ended with an error.
+        Stopped: a signal has ended another rank where there was nothing to agree on yet.
     """
     backend = "gloo" if device.type == "cpu" else "nccl"
     if is_sharded and device.type == "cuda":
@@ -199,15 +201,21 @@ def process_group(device: torch.device, hang_timeout: float = 600.0, is_sharded:
     heartbeat = _join(ranks, backend, timedelta(seconds=hang_timeout))
     try:
         yield ranks
-    except TransformerArchitecturesError as error:
-        heartbeat.leave_word(str(error))
+    except Stopped as stop:
+        heartbeat.leave_word(f"{STOPPED} {stop.code}")
         raise
     except RuntimeError as error:  # what torch's communication raises
+        if code := heartbeat.stopped():
+            raise Stopped(code) from error
         if failed := heartbeat.failed():
             raise FailedRankError(f"rank {ranks.rank}: {failed}") from error
         if lost := heartbeat.lost():
             end_agent_that_hangs()
             raise LostRankError(f"rank {ranks.rank}: {lost} ({' '.join(str(error).split())[:200]})") from error
+        heartbeat.leave_word(f"{type(error).__name__}: {error}")
+        raise
+    except Exception as error:
+        heartbeat.leave_word(str(error) if isinstance(error, TransformerArchitecturesError) else repr(error))
         raise
     finally:
         heartbeat.stop()

@@ -45,8 +45,7 @@ def finish(fit: Fit, model: nn.Module, run_folder: Path) -> FinishedRun | None:
     """
     ranks = fit.ranks
     work = SharedWork(ranks, fit.leave_if_asked, fit.config.hang_timeout)
-    averaged = None if fit.ema is None else fit.plain(fit.ema.module)
-    candidates = candidate_weights(fit, model, averaged, run_folder) if ranks.is_main else {}
+    candidates = candidate_weights(fit, model, run_folder)
 
     def take(name: str) -> None:
         if ranks.is_main:
@@ -87,22 +86,19 @@ def finish(fit: Fit, model: nn.Module, run_folder: Path) -> FinishedRun | None:
     return FinishedRun(run_folder / MODEL, results, fit.task.samples(model, part), fit.task.artifacts(model, part))
 
 
-def candidate_weights(
-    fit: Fit, model: nn.Module, averaged: nn.Module | None, run_folder: Path
-) -> dict[str, Mapping[str, Tensor]]:
-    """The weights that might be exported, by the name that `results.json` gives them.
+def candidate_weights(fit: Fit, model: nn.Module, run_folder: Path) -> dict[str, Mapping[str, Tensor]]:
+    """The weights that might be exported, by the name that `results.json` gives them; none on all ranks but the first.
 
     Args:
-        model: with the last weights; averaged: with their moving average, where there is one.
+        model: with the last weights.
     """
-    last = weights_of(model)
-    try:
-        best = read_own(run_folder / fit.state.best_filename)["model"]
-    except CheckpointError as error:
-        print(f"{error}; the last weights take the place of the best ones", file=sys.stderr)
-        best = last if averaged is None else weights_of(averaged)
+    best, last = saved_best(fit, run_folder) if fit.ranks.is_main else None, weights_of(model)
+    if fit.ranks.any(fit.ranks.is_main and best is None):
+        best = last if fit.ema is None else weights_of(fit.plain(fit.ema.module))
+    if best is None or not fit.ranks.is_main:
+        return {}
     candidates: dict[str, Mapping[str, Tensor]] = {best_name(fit): best}
-    if averaged is not None:  # while training only their average was scored
+    if fit.ema is not None:  # while training only the moving average was scored
         candidates["single"] = last
     scheduled = list(fit.state.scheduled)[-fit.config.average_last :] if fit.config.average_last > 1 else []
     if len(scheduled) > 1:
@@ -111,6 +107,15 @@ def candidate_weights(
         except CheckpointError as error:
             print(f"{error}; the last checkpoints are not averaged", file=sys.stderr)
     return candidates
+
+
+def saved_best(fit: Fit, run_folder: Path) -> Mapping[str, Tensor] | None:
+    """The weights that have scored best; None where their file cannot be used."""
+    try:
+        return cast(Mapping[str, Tensor], read_own(run_folder / fit.state.best_filename)["model"])
+    except CheckpointError as error:
+        print(f"{error}; the last weights take the place of the best ones", file=sys.stderr)
+        return None
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

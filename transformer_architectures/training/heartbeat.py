@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import torch.distributed as dist
 
+STOPPED = "stopped"  # the word of who ends by a signal; the exit code follows
 BEAT = 1.0  # seconds
 PATIENCE = 3 * BEAT  # without a beat for so long a rank is silent
 LONGEST_READ = 10.0  # seconds that the store may take to answer
@@ -77,6 +78,11 @@ class Heartbeat:
         """Tells the others why this process is about to leave them."""
         with suppress(RuntimeError):  # without a store nobody hears it
             self.store.set(f"word/{self.me.rank}", " ".join(reason.split()))
+
+    def stopped(self) -> int | None:
+        """The exit code of another that has left word of being stopped by a signal."""
+        codes = [word.split()[1] for word in self._read("word") or [] if word.startswith(f"{STOPPED} ")]
+        return int(codes[0]) if codes else None
 
     def failed(self) -> str:
         """What the others have left word of, in a sentence; empty if there is none."""
@@ -154,4 +160,4 @@ def _connect(name: str) -> Any:
     return dist.PrefixStore(f"heartbeat/{name}", store)  # type: ignore[attr-defined]
 
 
-__all__ = ["Heartbeat", "Member"]
+__all__ = ["STOPPED", "Heartbeat", "Member"]
