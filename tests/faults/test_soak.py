@@ -90,6 +90,7 @@ def rows(file: Path) -> list[list[float]]:
 
 def check(held: dict[str, list[list[float]]], megabytes: float, files: float, threads: float) -> None:
     """Prints the slopes, and compares them with what they may be, per minute."""
+    print()
     found = {name: slopes(notes) for name, notes in held.items()}
     for name, (memory, open_files, active) in found.items():
         last = held[name][-1]
@@ -103,11 +104,15 @@ def check(held: dict[str, list[list[float]]], megabytes: float, files: float, th
 
 
 @pytest.mark.slow
-def test_twenty_seconds(seed: int, tmp_path: Path) -> None:
+def test_twenty_seconds(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a run needs once is taken in these seconds: the bounds find only what grows with every step."""
-    check(train_for(20, tmp_path), megabytes=600, files=60, threads=30)
+    held = train_for(20, tmp_path)
+    with capsys.disabled():
+        check(held, megabytes=600, files=60, threads=30)
 
 
 @pytest.mark.faults
-def test_thirty_minutes(seed: int, tmp_path: Path) -> None:
-    check(train_for(30 * 60, tmp_path), megabytes=1.0, files=0.05, threads=0.02)
+def test_thirty_minutes(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = train_for(30 * 60, tmp_path)
+    with capsys.disabled():
+        check(held, megabytes=1.0, files=0.05, threads=0.02)
