@@ -15,7 +15,7 @@ from toy_task import ToyData, ToyTask
 
 from transformer_architectures.batch_work import BatchWork
 from transformer_architectures.errors import CheckpointError, DataError, NonFiniteError
-from transformer_architectures.training.blocks import compile_blocks
+from transformer_architectures.training.blocks import compile_blocks, uncompiled
 from transformer_architectures.training.checkpointing import read_checkpoint
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.loop import Fit
@@ -236,5 +236,8 @@ def test_every_shape_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_blocks(model)
     for rows in range(2, 22):
         model(torch.ones(rows, 3, requires_grad=True))
+    assert counter.frame_count == 20
+    with uncompiled():
+        model(torch.ones(40, 3))
     assert counter.frame_count == 20
     assert list(model.state_dict()) == names

@@ -1,8 +1,11 @@
 """What is done to a model block by block, in place and from outside: names in the state dict stay as they are."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -36,4 +39,11 @@ def compile_blocks(model: nn.Module) -> None:
         block.forward = torch.compile(block.forward, dynamic=False)  # type: ignore[method-assign]
 
 
-__all__ = ["blocks_of", "checkpoint_activations", "compile_blocks"]
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """In this context compiled blocks run as they are written: decoding has another length at each token, and each would be compiled."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+__all__ = ["blocks_of", "checkpoint_activations", "compile_blocks", "uncompiled"]

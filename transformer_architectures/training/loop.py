@@ -11,7 +11,7 @@ from torch import nn
 
 from transformer_architectures.errors import CheckpointError, DataError
 from transformer_architectures.loading import waited_for
-from transformer_architectures.training.blocks import checkpoint_activations, compile_blocks
+from transformer_architectures.training.blocks import checkpoint_activations, compile_blocks, uncompiled
 from transformer_architectures.training.checked_files import digest_path
 from transformer_architectures.training.checkpointing import (
     random_state,
@@ -210,8 +210,9 @@ class Fit:
 
         scored.eval()
         work = SharedWork(self.ranks, stop_if_asked, self.config.hang_timeout)
-        scores = self.ranks.agree(self.task.validate(scored, work))
-        samples = self.task.samples(scored, "validation") if self.ranks.is_main else []
+        with uncompiled():
+            scores = self.ranks.agree(self.task.validate(scored, work))
+            samples = self.task.samples(scored, "validation") if self.ranks.is_main else []
         set_random_state(random_before)  # a run that was killed between validation and checkpoint scores once more
         is_best = self.state.note_scores(scores)
         if is_best:

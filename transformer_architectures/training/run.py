@@ -15,6 +15,7 @@ from transformer_architectures.errors import CheckpointError
 from transformer_architectures.loading import Loading
 from transformer_architectures.model_folder import RESULTS, open_model_folder
 from transformer_architectures.processes import loader_workers
+from transformer_architectures.training.blocks import uncompiled
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed import Ranks, process_group
 from transformer_architectures.training.finish import FinishedRun, finish
@@ -100,7 +101,8 @@ def run_training(
                 folder.write_config(sections)
             fit.run()
             model = fit.plain(fit.model)
-            finished = finish(fit, model, folder.path)
+            with uncompiled():
+                finished = finish(fit, model, folder.path)
             if finished is not None and tracker is not None:
                 track_end(tracker, folder, finished, fit.state.global_step)
                 # Last: whoever finds the model folder, also after a kill, finds all that was told of the run.
