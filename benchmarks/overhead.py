@@ -8,7 +8,7 @@ between two intervals of training on a shared machine (5 %): the training thread
 the thread that draws. Their sum is a bound: drawing costs training less where a core is free.
 
 An outage is a tracking server that takes connections and answers none. Passes over the same batches with and without one take
-turns; all log at every step, and the sender looks a hundred times as often as in use, so that the ratio is a bound.
+turns; all log at every step.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from benchmarks.environment import environment
 from benchmarks.tracking_server import stub_server
 from benchmarks.training_speed import SIZES, LabeledBatch, real_batches
 from benchmarks.training_systems import Size, ours
-from transformer_architectures.training import tracking_sender
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed import SummedLoss
 from transformer_architectures.training.grad_logging import GradientLogger
@@ -105,7 +104,6 @@ def histograms(size: Size, batches: list[LabeledBatch], interval: int, rounds: i
 
 def outages(size: Size, batches: list[LabeledBatch], rounds: int) -> str:
     """What a server that hangs costs a step, in a sentence."""
-    tracking_sender.SEND_INTERVAL = tracking_sender.LONGEST_WAIT = 0.05
     step = training_step(size)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as root, stub_server() as server:
@@ -130,8 +128,7 @@ def outages(size: Size, batches: list[LabeledBatch], rounds: int) -> str:
     return (
         f"A step ({size.name}) takes {1000 * statistics.median(seconds[False]):.0f} ms while the tracking server answers, and while "
         f"it hangs **{statistics.median(ratios):.3f}** times that: median of {rounds} rounds, half of them between {lowest:.3f} and "
-        f"{highest:.3f}, mean {statistics.fmean(ratios):.3f} with a standard error of {error:.3f}. All is logged at every step and sent 20 "
-        "times a second, or tried as soon as the last call of 1 second was given up."
+        f"{highest:.3f}, mean {statistics.fmean(ratios):.3f} with a standard error of {error:.3f}. All is logged at every step."
     )
 
 
