@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from transformer_architectures.processes import ignore_signals, time_limit
+from transformer_architectures.processes import deaf_children, ignore_signals, time_limit
 
 T = TypeVar("T")
 
@@ -140,7 +140,8 @@ def waited_for(batches: Iterable[T], seconds: float) -> Iterator[T]:
     A loader's own timeout does not cover all of the wait: for a worker that was stopped while it hands over a tensor, for ever.
     """
     has_workers = isinstance(batches, DataLoader) and batches.num_workers > 0
-    iterator = iter(batches)
+    with deaf_children():
+        iterator = iter(batches)  # starts the workers
     while True:
         with time_limit(seconds if has_workers else 0.0, f"DataLoader gave nothing for {seconds:g} seconds"):
             try:

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,3 +86,21 @@ def test_one_that_is_stopped_after_its_last_batch_does_not_stay() -> None:
         assert worker.is_alive()
     worker.join(10)
     assert not worker.is_alive()
+
+
+def test_workers_hear_no_signal_from_their_first_moment_on() -> None:
+    """A process that is forked gets the signals that are blocked from this one, which has them unblocked again."""
+    with loader_workers():
+        batches = waited_for(loader(), 60.0)
+        next(batches)
+        mask, *_ = {
+            int(line.split()[1], 16)
+            for worker in multiprocessing.active_children()
+            for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines()
+            if line.startswith("SigBlk")
+        }
+        assert all(mask & 1 << (number - 1) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, signal.SIGTERM)
+        next(batches)

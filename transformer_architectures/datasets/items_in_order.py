@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from transformer_architectures.errors import TransformerArchitecturesError
-from transformer_architectures.processes import available_cores, ignore_signals
+from transformer_architectures.processes import available_cores, deaf_children, ignore_signals
 
 FEW = 256  # so many inputs are worked out here: starting processes would take as long
 
@@ -38,7 +38,9 @@ def items_in_order(items: Items[T], num_inputs: int) -> Iterator[T]:
         generator=torch.Generator(),  # of its own, or it would draw from the global one
         worker_init_fn=ignore_signals,
     )
-    for item in loader:
+    with deaf_children():
+        found = iter(loader)  # starts the workers
+    for item in found:
         if isinstance(item, TransformerArchitecturesError):
             raise item
         yield item
