@@ -104,3 +104,4 @@ def test_workers_hear_no_signal_from_their_first_moment_on() -> None:
         for worker in multiprocessing.active_children():
             os.kill(worker.pid or 0, signal.SIGTERM)
         next(batches)
+        del batches  # the workers end
