@@ -1,5 +1,6 @@
 """Files that are whole or absent, also after a power cut: written beside, flushed to the disk, renamed."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -28,6 +29,12 @@ def replace_file(path: Path, content: bytes) -> None:
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:
     """`replace_file` for a JSON object."""
     replace_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush_to_disk(path: Path) -> None:

@@ -8,7 +8,6 @@
 `load_model` gives the object that predicts and evaluates; the folder's task and architecture say which class that is.
 """
 
-import hashlib
 import importlib
 import json
 import os
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from transformer_architectures.command_line import tarch
 from transformer_architectures.config import StrictModel
-from transformer_architectures.durable_files import flush_to_disk, replace_file, replace_json
+from transformer_architectures.durable_files import flush_to_disk, replace_file, replace_json, sha256_of
 from transformer_architectures.errors import ModelFolderError, reason_of
 from transformer_architectures.loaded_model import LoadedModel
 from transformer_architectures.training.precision import PrecisionName, resolve_precision
@@ -263,9 +262,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _entry(path: Path) -> FileEntry:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileEntry(size=path.stat().st_size, sha256=digest)
+        return FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
     except OSError as error:
         raise ModelFolderError(f"{path}: cannot be read ({reason_of(error)})") from None
 

@@ -38,10 +38,11 @@ from transformer_architectures.datasets.picture_archives import index_archives
 from transformer_architectures.datasets.picture_decoding import RejectedPicture, decode_picture
 from transformer_architectures.datasets.rejections import RejectionLog
 from transformer_architectures.datasets.tagged_text import TaggedTextConfig, read_tagged_text
+from transformer_architectures.durable_files import sha256_of
 from transformer_architectures.model_folder import open_model_folder, seal
 from transformer_architectures.pretrained.vit import read_vit_folder
 from transformer_architectures.tokenization import MarianTokenizer, SubwordTokenizer, WordPieceTokenizer
-from transformer_architectures.training.checked_files import digest_path, sha256_of
+from transformer_architectures.training.checked_files import digest_path
 from transformer_architectures.training.checkpointing import (
     random_state,
     restore,

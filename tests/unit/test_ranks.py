@@ -141,15 +141,16 @@ def train(name: str, folder: Path, ranks: Ranks, dtype: torch.dtype, is_sharded:
     """Losses, the rows of each step, all gradients of each step in one vector, and scores at the end.
 
     Args:
-        is_sharded: ranks share the model, and blocks compute their activations again.
+        is_sharded: ranks share the model. With fp64, and where it is shared, blocks compute their activations again.
     """
     task, data = TASKS[name](folder, Loading(ranks.rank, ranks.world_size))
     torch.manual_seed(1)
     model = task.build_model().to(dtype)
     config = TrainingConfig(max_steps=STEPS, warmup_steps=0, learning_rate=0.01)
     copies, summed_loss = PlainCopies(model), SummedLoss(model, task.loss)
-    if is_sharded:
+    if ranks.world_size > 1 and (is_sharded or dtype is torch.float64):
         checkpoint_activations(model)
+    if is_sharded:
         parallel: nn.Module = fully_sharded(summed_loss, Precision(CPU, None))
     else:
         parallel = data_parallel(summed_loss, ranks)

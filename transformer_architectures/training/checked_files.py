@@ -83,12 +83,6 @@ def digest_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def sha256_of(path: Path) -> str:
-    """The digest of a file of any size."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class _HashingWriter(io.RawIOBase):
     """Hashes what passes through to a file."""
 
@@ -109,4 +103,4 @@ class _HashingWriter(io.RawIOBase):
             raise
 
 
-__all__ = ["check_content", "digest_path", "read_with_digest", "sha256_of", "write_with_digest"]
+__all__ = ["check_content", "digest_path", "read_with_digest", "write_with_digest"]

@@ -24,6 +24,7 @@ from transformer_architectures.errors import (
     LostRankError,
     TransformerArchitecturesError,
     UsageError,
+    in_short,
 )
 from transformer_architectures.loading import every_nth, waited_for
 from transformer_architectures.training.heartbeat import STOPPED, Heartbeat
@@ -211,7 +212,7 @@ def process_group(device: torch.device, hang_timeout: float = 600.0, is_sharded:
             raise FailedRankError(f"rank {ranks.rank}: {failed}") from error
         if lost := heartbeat.lost():
             end_agent_that_hangs()
-            raise LostRankError(f"rank {ranks.rank}: {lost} ({' '.join(str(error).split())[:200]})") from error
+            raise LostRankError(f"rank {ranks.rank}: {lost} ({in_short(error)})") from error
         heartbeat.leave_word(f"{type(error).__name__}: {error}")
         raise
     except Exception as error:
@@ -231,7 +232,7 @@ def _join(ranks: Ranks, backend: str, timeout: timedelta) -> Heartbeat:
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
         return Heartbeat.start(ranks.rank, ranks.gather)
     except RuntimeError as error:  # what torch's communication raises
-        reason = f"{_who_is_missing(store, ranks.world_size)} ({' '.join(str(error).split())[:200]})"
+        reason = f"{_who_is_missing(store, ranks.world_size)} ({in_short(error)})"
         if dist.is_initialized():
             dist.destroy_process_group()
         raise LostRankError(f"rank {ranks.rank}: after {timeout.total_seconds():g} seconds {reason}") from error

@@ -25,12 +25,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from transformer_architectures.durable_files import flush_to_disk
+from transformer_architectures.durable_files import flush_to_disk, sha256_of
 from transformer_architectures.errors import CheckpointError, in_short, reason_of
 from transformer_architectures.training.checked_files import (
     check_content,
     read_with_digest,
-    sha256_of,
     write_with_digest,
 )
 from transformer_architectures.training.distributed import CommunicationError, Ranks

@@ -63,9 +63,8 @@ class PlainCopies:
 
     def of(self, model: nn.Module, device: torch.device) -> nn.Module:
         """A copy with the weights of the sharded ``model``, on each rank; all ranks make it together."""
-        return self._copy(self.skeleton, (whole(weight.detach()).to(device) for weight in model.parameters())).to(
-            device
-        )
+        weights = (whole(parameter.detach()).to(device) for parameter in model.parameters())
+        return self._copy(self.skeleton, weights).to(device)  # buffers too
 
     def share_out(
         self, content: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, ema: AveragedModel | None
