@@ -119,10 +119,9 @@ class Job:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(folder: Path) -> Iterator[None]:
-    """No process outlives its job, and no shared memory or temporary file: those of a job lie in a folder of their own."""
+def nothing_is_left() -> Iterator[None]:
+    """No process outlives its job."""
     before = set(psutil.Process().children(recursive=True))
-    memory_before = ownerless_memory()
     yield
     deadline = time.monotonic() + 30  # workers of a killed process look for it every few seconds
     while (
@@ -130,9 +129,6 @@ def nothing_is_left(folder: Path) -> Iterator[None]:
     ):
         assert time.monotonic() < deadline, alive
         time.sleep(0.2)
-    assert not ownerless_memory() - memory_before
-    left = [path for path in (folder / "temporary").glob("*") if not path.name.startswith("torchinductor_")]
-    assert not left  # torch keeps compiled code there
 
 
 def ownerless_memory() -> set[str]:
@@ -190,6 +186,7 @@ def last_weights(job: Job) -> torch.Tensor:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 @pytest.mark.parametrize("to_all", [False, True])
 def test_a_polite_stop_is_one_of_all_ranks(folder: Path, number: signal.Signals, to_all: bool) -> None:
+    memory_before = ownerless_memory()
     job = Job(folder, 2, f"--set=Training.sharding={random.choice(['ddp', 'fsdp'])}")
     job.wait_for_step(random.randint(3, 60))
     time.sleep(random.random())
@@ -202,6 +199,9 @@ def test_a_polite_stop_is_one_of_all_ranks(folder: Path, number: signal.Signals,
     assert len(list(job.run_folder.glob("*.shares"))) == len(list(job.run_folder.glob("*_*.json")))
     assert not list(job.run_folder.glob("*.tmp")) and not list(job.run_folder.glob(".*.tmp"))
     assert "Traceback" not in job.said(0) + job.said(1)
+    assert not ownerless_memory() - memory_before
+    left = [path for path in (folder / "temporary").iterdir() if not path.name.startswith("torchinductor_")]
+    assert not left  # torch keeps compiled code there
 
 
 @pytest.mark.parametrize("lost", [0, 1])

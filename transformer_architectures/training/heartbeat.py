@@ -54,6 +54,7 @@ class Heartbeat:
     connect: Callable[[], Any] = field(repr=False)
     store: Any = field(repr=False)
     _is_store_lost: bool = False
+    _has_killed: bool = False
     _end: threading.Event = field(default_factory=threading.Event, repr=False)
     _threads: list[threading.Thread] = field(default_factory=list, repr=False)
 
@@ -70,7 +71,8 @@ class Heartbeat:
     def stop(self) -> None:
         """No more beats. Waits for threads: one that the store's end wakes while the interpreter goes down would abort it."""
         self._end.set()
-        deadline = time.monotonic() + PATIENCE
+        # One that was killed here may have kept the store: threads that wait for it wake now, and torch writes its traces before they end.
+        deadline = time.monotonic() + (LONGEST_READ if self._has_killed else PATIENCE)
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -108,6 +110,7 @@ class Heartbeat:
         stopped = [member for member in silent if member.is_stopped_here]
         for member in stopped:
             os.kill(member.pid, 9)
+            self._has_killed = True
         named = [f"{member}{', which was stopped' if member in stopped else ''}" for member in silent]
         return f"lost {', '.join(named)}"
 
