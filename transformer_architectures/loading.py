@@ -11,9 +11,17 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from transformer_architectures.processes import deaf_children, ignore_signals, time_limit
+from transformer_architectures.processes import deaf_children, time_limit
 
 T = TypeVar("T")
+
+
+class SteadyLoader(DataLoader[T]):
+    """A loader whose workers no signal to the process group ends, see `deaf_children`."""
+
+    def __iter__(self) -> Any:
+        with deaf_children():
+            return super().__iter__()
 
 
 @dataclass(frozen=True)
@@ -122,14 +130,13 @@ class Loading:
         self, dataset: Dataset[Any], batches: Any, collate: Callable[[Any], Any], *, num_workers: int, seed: int
     ) -> DataLoader[Any]:
         """Every batch as it is: what a model is scored on."""
-        return DataLoader(
+        return SteadyLoader(
             dataset,
             batch_sampler=batches,
             collate_fn=collate,
             num_workers=num_workers,
             # Without one of its own, every loader would draw a number from the global generator.
             generator=torch.Generator().manual_seed(seed),
-            worker_init_fn=ignore_signals,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -140,8 +147,7 @@ def waited_for(batches: Iterable[T], seconds: float) -> Iterator[T]:
     A loader's own timeout does not cover all of the wait: for a worker that was stopped while it hands over a tensor, for ever.
     """
     has_workers = isinstance(batches, DataLoader) and batches.num_workers > 0
-    with deaf_children():
-        iterator = iter(batches)  # starts the workers
+    iterator = iter(batches)
     while True:
         with time_limit(seconds if has_workers else 0.0, f"DataLoader gave nothing for {seconds:g} seconds"):
             try:
@@ -154,13 +160,12 @@ def waited_for(batches: Iterable[T], seconds: float) -> Iterator[T]:
 def every_nth(loader: DataLoader[Any], first: int, step: int) -> DataLoader[Any]:
     """Some of a loader's batches, without loading the others."""
     assert loader.batch_sampler is not None
-    return DataLoader(
+    return SteadyLoader(
         loader.dataset,
         batch_sampler=list(loader.batch_sampler)[first::step],
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,
         generator=loader.generator,
-        worker_init_fn=loader.worker_init_fn,
         pin_memory=loader.pin_memory,
     )
 
@@ -198,4 +203,4 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-__all__ = ["Loading", "RowByRow", "Share", "ShareReader", "SpareBatch", "every_nth", "waited_for"]
+__all__ = ["Loading", "RowByRow", "Share", "ShareReader", "SpareBatch", "SteadyLoader", "every_nth", "waited_for"]

@@ -1,13 +1,17 @@
 """Processes that help this one: how many, what they do with signals, and what they may see of it."""
 
+import atexit
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from multiprocessing.process import BaseProcess
+from weakref import WeakSet
 
 import psutil
 
@@ -22,21 +26,55 @@ def available_cores() -> int:
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def ignore_signals(worker_id: int = 0) -> None:
-    """For a worker: a signal to the process group must stop the loop at a safe point, not its workers at once."""
+def ignore_signals() -> None:
+    """For a process that has been started fresh: a signal to the process group must not end it."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
+_deaf: "WeakSet[BaseProcess]" = WeakSet()
+
+
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes that are forked inside this block hear no signal before they come to `ignore_signals`: torch's own handlers would end them.
-    This process hears it after the block."""
+    """Processes that are forked inside this block hear no signal: one to the process group must stop the loop at a safe point, not its
+    workers at once. This process hears it after the block.
+
+    Nor do they hear the SIGTERM by which Python, at its end, asks its children to go before it waits for them; it kills these.
+    """
+    others = set(multiprocessing.active_children())
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _deaf.update(set(multiprocessing.active_children()) - others)
+        _end_deaf_children_at_exit()
+
+
+@cache
+def _end_deaf_children_at_exit() -> None:
+    atexit.register(_end, _deaf)  # the last that is registered comes first: before multiprocessing's own
+
+
+def _end(children: Iterable[BaseProcess]) -> None:
+    with _unheard_ends():
+        for child in list(children):
+            child.kill()
+            child.join(5)
+
+
+@contextmanager
+def _unheard_ends() -> Iterator[None]:
+    """torch's handler raises an error wherever this process is when a worker is killed that a loader still counts on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
 @contextmanager
@@ -60,29 +98,24 @@ def time_limit(seconds: float, message: str) -> Iterator[None]:
 
 @contextmanager
 def loader_workers() -> Iterator[None]:
-    """Workers of loaders that are started inside this block do not outlive it, however it ends.
-
-    They ignore the signals that would end other processes, and Python waits at its end for all that are left: for ever, where an
-    exception still holds the loader that would have to tell them.
+    """Deaf children that are started inside this block do not outlive it, however it ends: an exception may still hold the loader that
+    would have to tell them to go.
 
     Raises:
         LostWorkerError: one was killed, or gives nothing in time; it is named.
     """
-    before = set(multiprocessing.active_children())
+    before = set(_deaf)
     try:
         yield
     except BaseException as error:
-        workers = set(multiprocessing.active_children()) - before
-        stopped = [str(worker.pid) for worker in workers if _is_stopped(worker.pid)]
+        stopped = [str(worker.pid) for worker in set(_deaf) - before if _is_stopped(worker.pid)]
         traceback.clear_frames(error.__traceback__)  # ends the loaders in them
         if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader "):
             raise
         named = f" (process {', '.join(stopped)} was stopped)" if stopped else ""
         raise LostWorkerError(f"a worker that loads batches is lost{named}: {str(error).splitlines()[0]}") from None
     finally:
-        for worker in set(multiprocessing.active_children()) - before:
-            worker.kill()
-            worker.join(5)
+        _end(set(_deaf) - before)
 
 
 def _is_stopped(pid: int | None) -> bool:

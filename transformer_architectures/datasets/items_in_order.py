@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from transformer_architectures.errors import TransformerArchitecturesError
-from transformer_architectures.processes import available_cores, deaf_children, ignore_signals
+from transformer_architectures.loading import SteadyLoader
+from transformer_architectures.processes import available_cores
 
 FEW = 256  # so many inputs are worked out here: starting processes would take as long
 
@@ -30,17 +31,14 @@ def items_in_order(items: Items[T], num_inputs: int) -> Iterator[T]:
     Args:
         num_inputs: pictures (or whatever takes the time) in all; processes are started only for many.
     """
-    loader = DataLoader(
+    loader = SteadyLoader(
         _ErrorsAsItems(items),
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=available_cores() if num_inputs > FEW else 0,
         generator=torch.Generator(),  # of its own, or it would draw from the global one
-        worker_init_fn=ignore_signals,
     )
-    with deaf_children():
-        found = iter(loader)  # starts the workers
-    for item in found:
+    for item in loader:
         if isinstance(item, TransformerArchitecturesError):
             raise item
         yield item
