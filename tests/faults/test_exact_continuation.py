@@ -29,20 +29,18 @@ OPTIONS = {
 TASKS = {"vanilla": (Runs, CONFIG), "vit": (PictureRuns, PICTURES), "bert": (TextRuns, TEXTS)}
 # So that an epoch ends between two steps that save, and the last group of its micro-batches is a small one.
 SIZES = {"vanilla": "Data.num_samples=90", "vit": "Training.batch_size=7", "bert": "Training.batch_tokens=280"}
-SHARED = "vanilla, shared"
+RUNS = [*((task, "ddp") for task in TASKS), ("vanilla", "fsdp")]
 
 
-@pytest.fixture(scope="module", params=[*TASKS, SHARED])
+@pytest.fixture(scope="module", params=RUNS, ids=" ".join)
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """A task, also one that shares its model (with nobody), and one run of it that was left alone."""
-    name = request.param.partition(",")[0]
+    name, sharding = request.param
     kind, config = TASKS[name]
-    options = [*(f"--set=Training.{key}={value}" for key, value in OPTIONS.items()), f"--set={SIZES[name]}"]
-    if request.param == SHARED:
-        options.append("--set=Training.sharding=fsdp")
-    runs = kind(tmp_path_factory.mktemp(name), config, tuple(options))
+    options = [f"--set=Training.{key}={value}" for key, value in {**OPTIONS, "sharding": sharding}.items()]
+    runs = kind(tmp_path_factory.mktemp(name), config, (*options, f"--set={SIZES[name]}"))
     live(runs, "undisturbed")
-    assert list(runs.run_folder("undisturbed").glob("epoch_*.json" if request.param == SHARED else "epoch_*.pt"))
+    assert list(runs.run_folder("undisturbed").glob("epoch_*.json" if sharding == "fsdp" else "epoch_*.pt"))
     return runs
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from faults.test_many_processes import MODULE, write_pairs
-from learning.toy_runs import empty_store, stored_points
+from faults.toy_ranks import write_pairs
+from learning.toy_runs import MODULE, empty_store, stored_points
 
 pytestmark = pytest.mark.faults
 

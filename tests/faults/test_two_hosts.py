@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults.test_many_processes import CONFIG, GENEROUS, MODULE, write_pairs
+from faults.toy_ranks import CONFIG, GENEROUS, write_pairs
 from faults.two_hosts import Host, two_hosts, why_there_are_none
-from learning.toy_runs import empty_store
+from learning.toy_runs import MODULE, empty_store
 
 pytestmark = pytest.mark.faults
 

@@ -30,6 +30,7 @@ from transformer_architectures.training.progress import ProgressReport
 from transformer_architectures.training.run_folder import RunFolder, Start
 from transformer_architectures.training.sharded_checkpoints import is_of_shares, remove_lost_shares, save_shares
 from transformer_architectures.training.sharding import PlainCopies, fully_sharded
+from transformer_architectures.training.shared_out import shared_out
 from transformer_architectures.training.signals import Stopped, StopRequest
 from transformer_architectures.training.state import Interval, RunState, checkpoint_suffix
 from transformer_architectures.training.step import TrainingStep
@@ -278,7 +279,7 @@ class Fit:
                 "start a new run, from its model folder by Model.pretrained if need be"
             )
         if self.copies is not None and not is_of_shares(checkpoint):
-            checkpoint = self.copies.share_out(checkpoint, self.model, self.optimizer, self.ema)
+            checkpoint = shared_out(checkpoint, self.copies, self.model, self.optimizer, self.ema)
         restore(checkpoint, origin, self.model, self.optimizer, self.scheduler, self.ema)
         self.state = RunState.from_dict(extra["state"])
         self.started -= self.state.seconds

@@ -9,7 +9,6 @@
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from transformer_architectures.training.blocks import blocks_of
@@ -66,39 +64,13 @@ class PlainCopies:
         weights = (whole(parameter.detach()).to(device) for parameter in model.parameters())
         return self._copy(self.skeleton, weights).to(device)  # buffers too
 
-    def share_out(
-        self, content: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, ema: AveragedModel | None
-    ) -> dict[str, Any]:
-        """The content of a checkpoint that holds whole tensors, with each replaced by this rank's share of it."""
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        of_optimizer = content["optimizer"]
-        if of_optimizer is not None:
-            state = {
-                number: {
-                    key: _share(value, parameters[number]) if value.dim() else value for key, value in values.items()
-                }
-                for number, values in of_optimizer["state"].items()
-            }
-            of_optimizer = {**of_optimizer, "state": state}
-        extra = dict(content["extra"])
-        if ema is not None and extra["ema"] is not None:
-            weights = {name.removeprefix("module."): value for name, value in extra["ema"].items()}
-            averaged = weights.pop("n_averaged")
-            shares = {f"module.{name}": share for name, share in self._shares(weights, ema.module).items()}
-            extra["ema"] = {"n_averaged": averaged, **shares}
-        return {
-            **content,
-            "model": self._shares(content["model"], model),
-            "optimizer": of_optimizer,
-            "extra": extra,
-        }
-
-    def _shares(self, weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-        """Shares of a plain state dict, by the names of parameters (a plain copy knows which those are), and the buffers in it."""
+    def shares(self, weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """This rank's shares of a plain state dict, as they lie in the sharded ``model``, and the buffers in it."""
+        # Names of parameters: a plain copy knows which of a state dict's names those are.
         plain = self._copy(self.skeleton, (torch.empty_like(p, device="cpu") for p in self.skeleton.parameters()))
         plain.load_state_dict(weights)
         shared = dict(model.named_parameters())
-        shares = {id(p): _share(p.detach(), shared[name]) for name, p in plain.named_parameters()}
+        shares = {id(p): own_share_of(p.detach(), shared[name]) for name, p in plain.named_parameters()}
         saved = plain.state_dict()
         buffers = {name: buffer for name, buffer in plain.named_buffers(remove_duplicate=False) if name in saved}
         tied_too = plain.named_parameters(remove_duplicate=False)
@@ -129,10 +101,10 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _share(tensor: Tensor, like: Tensor) -> Tensor:
-    """This rank's share of a tensor that all ranks have."""
+def own_share_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """This rank's share of a tensor that all ranks have, cut as ``like`` is."""
     assert isinstance(like, DTensor)
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-__all__ = ["PlainCopies", "fully_sharded", "is_sharded", "own_share", "whole"]
+__all__ = ["PlainCopies", "fully_sharded", "is_sharded", "own_share", "own_share_of", "whole"]

@@ -53,8 +53,8 @@ def checkpoint_suffix(config: TrainingConfig) -> str:
     return INDEX if config.sharding == "fsdp" else ".pt"
 
 
-def best_filename(step: int) -> str:
-    """The file of the weights that were best at a step."""
+def weights_filename(step: int) -> str:
+    """Where the weights of a step are kept as long as they are, or were, the best."""
     return f"best_{step}.pt"
 
 
@@ -124,7 +124,7 @@ class RunState:
     @property
     def best_filename(self) -> str:
         """The best weights' file. It bears its step: no later file takes its place before a checkpoint knows of that one."""
-        return best_filename(self.best_step)
+        return weights_filename(self.best_step)
 
     def note_checkpoint(self, filename: str, keep: int) -> None:
         """A checkpoint that was due is about to be written; only the last ``keep`` of them stay."""
@@ -133,7 +133,7 @@ class RunState:
 
     def files_to_keep(self) -> set[str]:
         """The checkpoints that stay, and what they need to go on."""
-        return {*self.scheduled, *map(best_filename, self.scheduled.values()), self.best_filename}
+        return {*self.scheduled, *map(weights_filename, self.scheduled.values()), self.best_filename}
 
     def is_validation_due(self, config: TrainingConfig) -> bool:
         """Every `validation_interval` steps (or at the end of an epoch), and at the end of the run; once for each step."""
