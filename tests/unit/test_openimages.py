@@ -311,3 +311,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "t.txt:2: not UTF-8" in data_error(good, None, None, write(tmp_path / "t.txt", b"/m/a\n\xff\n"))
     assert "missing" in data_error(good, None, tmp_path / "missing")
     assert "missing" in data_error(good, None, None, tmp_path / "missing")
+
+
+def test_at_least_one_file_of_labels_is_named() -> None:
+    assert data_error([], None).startswith("no annotations are named")

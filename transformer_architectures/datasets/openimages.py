@@ -55,8 +55,11 @@ def read_openimages(
         max_rejected_fraction: of all rows; those that are left out count as good.
 
     Raises:
-        DataError: a file is missing or damaged, too many rows cannot be used, or no label of a picture is left.
+        DataError: no file is named, one is missing or damaged, too many rows cannot be used, or no label of a picture is left.
     """
+    human_files, machine_files = _paths(annotations), _paths(machine_labels)
+    if not human_files:
+        raise DataError("no annotations are named: expected the path of a CSV file, or several")
     rejections = RejectionLog() if rejections is None else rejections
     descriptions = None if class_descriptions is None else read_class_descriptions(Path(class_descriptions))
     trainable = None if classes_trainable is None else _read_names(Path(classes_trainable))
@@ -64,12 +67,12 @@ def read_openimages(
     codes = _ClassCodes(wanted, None if descriptions is None else set(descriptions))
 
     collected = CollectedLabels()
-    for path in _paths(annotations):
+    for path in human_files:
         collected.extend(read_label_rows(path, codes, _verified, rejections), is_machine=False)
-    for path in _paths(machine_labels):
+    for path in machine_files:
         collected.extend(read_label_rows(path, codes, _sure(machine_confidence), rejections), is_machine=True)
     num_good = len(collected) + collected.num_left_out
-    files = _listed([*_paths(annotations), *_paths(machine_labels)])
+    files = _listed([*human_files, *machine_files])
     rejections.check(num_good, max_rejected_fraction, f"rows of {files}")
     if not len(collected):
         raise DataError(f"{files}: no usable label is there{rejections.summary()}")
