@@ -4,9 +4,15 @@ MAX_ERROR = 300  # characters of somebody else's message
 
 
 class TransformerArchitecturesError(Exception):
-    """Base of all errors of this library. The message is one line that says what is wrong and what to do."""
+    """Base of all errors of this library. The message is one line that says what is wrong and what to do.
+
+    It may quote names and values that others have chosen: what cannot be printed of them (line breaks, a terminal's commands) is escaped.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
 
 
 def reason_of(error: Exception) -> str:

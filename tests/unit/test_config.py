@@ -131,6 +131,12 @@ def test_errors_name_file_section_key_and_expectation(tmp_path: Path, text: str,
         assert part in message, f"{part!r} is missing in {message!r}"
 
 
+def test_a_message_is_one_line_whatever_it_quotes(tmp_path: Path) -> None:
+    """And tells a terminal nothing."""
+    message = error(tmp_path, 'Training: {"steps\\n\\e[2J\\u2028": 1}')
+    assert "steps\\n\\x1b[2J" in message and message.isprintable()
+
+
 def test_all_problems_of_a_section_are_told_at_once(tmp_path: Path) -> None:
     message = error(tmp_path, "Training: {steps: x, flag: 3}")
     assert "steps" in message and "flag" in message
