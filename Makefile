@@ -23,7 +23,7 @@ test-all: $(NEEDS_UV)
 
 # Every promise of docs/reliability.md in its long form: about an hour.
 test-faults: $(NEEDS_UV)
-	$(UV) run --group dev pytest -m faults $(ARGS)
+	$(UV) run --group dev --group fuzz pytest -m faults $(ARGS)
 
 check: format-check typecheck test
 

@@ -54,6 +54,20 @@ def test_a_hundred_thousand_mutations(seed: int, tmp_path: Path) -> None:
         assert counts.get("loaded", 0) > 0 and counts.get("refused", 0) + (name == "journal") > 0, name
 
 
+@pytest.mark.faults
+def test_a_hundred_thousand_mutations_led_by_coverage(seed: int) -> None:
+    pytest.importorskip("atheris", reason="atheris has no wheel for this Python or this machine")
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("coverage_fuzzing.py")),
+        str(NUMBER_OF_MUTATIONS),
+        str(seed),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])["faults"] == []
+
+
 # -------------------------------------------------------------------- values of a config
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.dates(),
