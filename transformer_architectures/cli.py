@@ -29,6 +29,7 @@ from transformer_architectures.command_line import (
     write_lines,
 )
 from transformer_architectures.errors import ConfigError, TransformerArchitecturesError, UsageError
+from transformer_architectures.processes import loader_workers
 
 if TYPE_CHECKING:
     from transformer_architectures.training.precision import PrecisionName
@@ -99,7 +100,7 @@ def predict(
     """Write what the model gives for each input: pictures that are named, or lines of text."""
     given = {"IMAGE...": image or None, "--input": input, "--beam": beam, "--n-best": n_best}
     given |= {"--batch-tokens": batch_tokens, "--batch-size": batch_size}
-    with errors_in_one_line(debug):
+    with errors_in_one_line(debug), loader_workers():
         model, options = load_for("predict", model_dir, device, precision, given)
         write_lines(model.predict_command(**options))
 
@@ -126,7 +127,7 @@ def evaluate(
     given = {"--source": source, "--reference": reference, "--lowercase": lowercase, "--beam": beam, "--data": data}
     given |= {"--images": images, "--annotations": annotations, "--interpolation": interpolation}
     given |= {"--batch-tokens": batch_tokens, "--batch-size": batch_size}
-    with errors_in_one_line(debug):
+    with errors_in_one_line(debug), loader_workers():
         model, options = load_for("evaluate", model_dir, device, precision, given)
         scores, signatures = model.evaluate_command(**options)
         if as_json:

@@ -53,7 +53,7 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
         if debug:
             traceback.print_exc()
         else:
-            print(f"tarch: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"tarch: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
 
 

@@ -3,10 +3,12 @@
 import gzip
 import io
 import json
+import multiprocessing
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -18,6 +20,7 @@ from tiny_translator import tiny_translator
 from transformer_architectures import cli
 from transformer_architectures.architectures.vanilla import VanillaModelConfig
 from transformer_architectures.architectures.vanilla.training import VanillaTrainingConfig
+from transformer_architectures.datasets.items_in_order import items_in_order
 from transformer_architectures.model_folder import write_model_folder
 
 LINES = ["ba lo mi", "", "tuka séro", "lo\u2028mi\x0bka", "x" * 300]
@@ -149,6 +152,26 @@ def test_an_option_of_another_task_is_refused_by_name(
     monkeypatch.setattr(Translator, "command_options", {"predict": frozenset({"--input"})})
     outcome = tarch("predict", model_dir, "--beam", "4", stdin=b"ba\n")
     assert outcome.code == 2 and "--beam does not belong to predict for translation" in outcome.err
+
+
+def test_a_process_that_is_lost_while_it_reads_pictures_is_named(tarch: Tarch, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = []
+
+    def predict_command() -> Iterator[str]:
+        others = set(multiprocessing.active_children())
+        for number in items_in_order(range(1_000_000), num_inputs=1_000):
+            if number == 10:
+                worker, *_ = set(multiprocessing.active_children()) - others
+                worker.kill()
+                lost.append(worker.pid)
+            yield str(number)
+
+    fake = SimpleNamespace(predict_command=predict_command)
+    monkeypatch.setattr(cli, "load_for", lambda *_: (fake, {}))
+    outcome = tarch("predict", "model")
+    assert outcome.code == 1
+    expected = rf"tarch: a worker that loads batches is lost: DataLoader worker .*{lost[0]}.*\n"
+    assert re.fullmatch(expected, outcome.err), outcome.err
 
 
 def test_seal_makes_an_edited_folder_valid_again(tarch: Tarch, seed: int, tmp_path: Path) -> None:
