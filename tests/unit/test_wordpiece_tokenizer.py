@@ -1,5 +1,6 @@
 """WordPiece: learned alike from the same text, every word has tokens, characters are found again, special tokens come from nowhere."""
 
+import json
 import pickle
 import random
 import subprocess
@@ -210,8 +211,24 @@ def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path, name: str, conten
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize("id", [None, "1", [0], True])
+def test_an_added_token_has_a_number(tmp_path: Path, id: object) -> None:
+    whole = {
+        "normalizer": {"type": "BertNormalizer"},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": {"type": "WordPiece", "vocab": {token: id for id, token in enumerate(SPECIAL_TOKENS)}},
+        "added_tokens": [{"id": id, "content": "[PAD]", "special": True}],
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    with pytest.raises(ModelFolderError, match=r"the added token '\[PAD\]' has no number"):
+        WordPieceTokenizer.read(tmp_path)
+    whole["added_tokens"][0]["id"] = 0  # type: ignore[index]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    assert WordPieceTokenizer.read(tmp_path).tokens == SPECIAL_TOKENS
+
+
 def test_a_vocabulary_that_lines_cannot_hold_is_refused() -> None:
-    for token in ("a\nb", "a\r"):
+    for token in ("a\nb", "a\r", "a\ud800"):
         with pytest.raises(ModelFolderError, match="line break"):
             WordPieceTokenizer([*SPECIAL_TOKENS, token])
     with pytest.raises(ModelFolderError, match=r"lacks \[CLS\], \[SEP\]"):

@@ -7,6 +7,7 @@ left; pieces inside a word begin with ``##``. A word that cannot be cut so, or o
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from operator import itemgetter
@@ -28,6 +29,8 @@ from transformer_architectures.tokenization.wordpiece_files import (
     read_files,
 )
 from transformer_architectures.tokenization.wordpiece_training import learn_pieces
+
+IN_NO_LINE = re.compile("[\n\r\ud800-\udfff]")  # of a text file; JSON can spell the halves of a surrogate pair
 
 UNKNOWN, MASK = "[UNK]", "[MASK]"
 
@@ -71,8 +74,8 @@ class WordPieceTokenizer:
         ids = {token: id for id, token in enumerate(self.tokens)}
         if missing := [token for token in SPECIAL_TOKENS if token not in ids]:
             raise ModelFolderError(f"the vocabulary lacks {', '.join(missing)}")
-        if broken := [token for token in self.tokens if "\n" in token or "\r" in token]:
-            raise ModelFolderError(f"the token {broken[0]!r} of the vocabulary holds a line break")
+        if broken := [token for token in self.tokens if IN_NO_LINE.search(token)]:
+            raise ModelFolderError(f"the token {broken[0]!r} of the vocabulary holds a line break, or half a character")
         self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in SPECIAL_TOKENS)
         self.special_ids = frozenset(ids[token] for token in SPECIAL_TOKENS)
         # No token is registered as special: the library would find it in text.

@@ -86,7 +86,9 @@ def _from_whole_file(content: Mapping[str, Any]) -> WordPieceFiles:
         raise ModelFolderError(f"{WHOLE_FILE}: vocab should give each token its number")
     by_id = {id: token for token, id in vocabulary.items()}
     for token in _added_tokens(content.get("added_tokens"), WHOLE_FILE):
-        by_id[token.get("id", -1)] = token["content"]  # never made from text, so all that it has is its place
+        if type(token.get("id")) is not int:
+            raise ModelFolderError(f"{WHOLE_FILE}: the added token {token['content']!r} has no number")
+        by_id[token["id"]] = token["content"]  # never made from text, so all that it has is its place
     if sorted(by_id) != list(range(len(by_id))):
         raise ModelFolderError(f"{WHOLE_FILE}: the tokens are not numbered from 0 on without gaps")
     tokens = [by_id[id] for id in range(len(by_id))]
