@@ -1,5 +1,7 @@
 """Every error that the library raises on purpose, each with the exit code of the commands (0 done, 2 usage, 1 the rest)."""
 
+import traceback
+
 MAX_ERROR = 300  # characters of somebody else's message
 
 
@@ -24,6 +26,15 @@ def in_short(error: Exception) -> str:
     """An error of somebody else's code in one line, and not all of a long list."""
     line = reason_of(error)
     return line if len(line) <= MAX_ERROR else f"{line[:MAX_ERROR]} ..."
+
+
+def release_frames(error: BaseException | None) -> None:
+    """Lets go of all that the frames of an error, and of those that it came from, still hold: loaders, models, connections."""
+    known = set()
+    while error is not None and id(error) not in known:
+        known.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 class ConfigError(TransformerArchitecturesError):

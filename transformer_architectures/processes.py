@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,7 +14,7 @@ from weakref import WeakSet
 
 import psutil
 
-from transformer_architectures.errors import LostWorkerError
+from transformer_architectures.errors import LostWorkerError, release_frames
 
 
 def available_cores() -> int:
@@ -109,7 +108,7 @@ def loader_workers() -> Iterator[None]:
         yield
     except BaseException as error:
         stopped = [str(worker.pid) for worker in set(_deaf) - before if _is_stopped(worker.pid)]
-        traceback.clear_frames(error.__traceback__)  # ends the loaders in them
+        release_frames(error)  # ends the loaders in them
         if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader "):
             raise
         named = f" (process {', '.join(stopped)} was stopped)" if stopped else ""

@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import os
 import random
-import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,13 +17,14 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from PIL import Image
 from poison import Poison
+from spawned_ranks import be_rank, free_port
 from torch import Tensor, nn
 
 from transformer_architectures.architectures import bert, vanilla, vit
 from transformer_architectures.architectures.bert.masked_language_model import MaskedLanguageModelTask
 from transformer_architectures.architectures.vanilla.training import TranslationTask, VanillaTrainingConfig
 from transformer_architectures.architectures.vit.training import ImageClassificationTask, VitTrainingConfig
-from transformer_architectures.errors import DataError, FailedRankError, LostRankError, NonFiniteError
+from transformer_architectures.errors import NonFiniteError
 from transformer_architectures.loading import Loading
 from transformer_architectures.planning.memory import largest_share
 from transformer_architectures.planning.ways import Way, bytes_sent
@@ -33,18 +32,15 @@ from transformer_architectures.planning.workload import Workload
 from transformer_architectures.training.blocks import checkpoint_activations
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed import Ranks, SharedWork, SummedLoss, data_parallel, process_group
-from transformer_architectures.training.finish import FinishedRun
 from transformer_architectures.training.multi_label_loss import multi_label_loss
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler, gradients
 from transformer_architectures.training.precision import Precision
-from transformer_architectures.training.seeds import train_seeds
 from transformer_architectures.training.sharding import (
     PlainCopies,
     fully_sharded,
     own_share,
     whole,
 )
-from transformer_architectures.training.signals import Stopped
 from transformer_architectures.training.step import TrainingStep
 
 STEPS = 20
@@ -199,9 +195,7 @@ class BytesSent:
 
 
 def work(rank: int, world_size: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank)}
-    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
+    be_rank(rank, world_size, port)
     with process_group(CPU) as ranks:
         assert ranks.gather(rank) == list(range(world_size)) and ranks.agree(f"from {rank}") == "from 0"
         assert ranks.any(rank == 1) and not ranks.any(False)
@@ -212,44 +206,6 @@ def work(rank: int, world_size: int, port: int, folder: str) -> None:
                 for is_sharded in (False, True):
                     found = train(name, Path(folder), ranks, dtype, is_sharded)
                     torch.save(found, Path(folder) / f"{name}_{dtype}_{is_sharded}_{rank}.pt")
-    go_on_after_one_has_failed(rank, world_size)
-    hear_of_one_that_ends(rank, world_size)
-    wait_for_one_that_does_not_come(rank, world_size)
-
-
-def go_on_after_one_has_failed(rank: int, world_size: int) -> None:
-    """A training of several ends on one rank, while the others wait for it: all hear of it, and are together again in the next."""
-
-    def train(seed: int) -> FinishedRun:
-        with process_group(CPU) as ranks:
-            if seed == 6 and rank == world_size - 1:
-                raise DataError("a disk\nis full")
-            found = ranks.gather((seed, rank))
-            assert found == [(seed, rank) for rank in range(world_size)]
-        return FinishedRun(Path(), {})
-
-    first, second, third = train_seeds([5, 6, 7], train)
-    assert first.error is None and third.error is None
-    assert second.error is not None
-    if rank == world_size - 1:
-        assert second.error == r"a disk\nis full"
-    else:
-        assert second.error.startswith(f"rank {rank}: rank {world_size - 1} (process "), second.error
-        assert second.error.endswith(r" has failed: a disk\nis full"), second.error
-
-
-def hear_of_one_that_ends(rank: int, world_size: int) -> None:
-    """By a signal, or by an error that is none of the library's."""
-    with pytest.raises(Stopped) as stopped, process_group(CPU) as ranks:
-        if rank == world_size - 1:
-            raise Stopped(143)
-        ranks.gather(rank)
-    assert stopped.value.code == 143
-    with pytest.raises((FailedRankError, OSError)) as caught, process_group(CPU) as ranks:
-        if rank == world_size - 1:
-            raise OSError("an odd disk")
-        ranks.gather(rank)
-    assert "an odd disk" in str(caught.value) and isinstance(caught.value, OSError) == (rank == world_size - 1)
 
 
 def sum_bf16_gradients_in_fp32(rank: int) -> None:
@@ -262,18 +218,6 @@ def sum_bf16_gradients_in_fp32(rank: int) -> None:
     loss.backward()
     for gradient in map(whole, gradients(summed_loss.parameters())):
         assert gradient.dtype == torch.float32 and not torch.equal(gradient, gradient.bfloat16().float())
-
-
-def wait_for_one_that_does_not_come(rank: int, world_size: int) -> None:
-    """To a later training: a mistake that only it has found may have ended it."""
-    if rank == world_size - 1:
-        return
-    with pytest.raises(LostRankError) as caught, process_group(CPU, hang_timeout=3.0):
-        pass
-    assert str(caught.value).startswith(f"rank {rank}: after 3 seconds "), caught.value
-    if rank == 0:  # who keeps the store may be gone when the others ask who is missing
-        assert f"rank {world_size - 1} did not come" in str(caught.value)
-    assert not torch.distributed.is_initialized()
 
 
 def refuse_what_is_not_finite(folder: Path, ranks: Ranks) -> None:
@@ -307,12 +251,6 @@ def refuse_what_is_not_finite(folder: Path, ranks: Ranks) -> None:
         rows = [index for batch in micro_batches for index in batch.indices]
         assert all(str(row) in str(caught.value) for row in itertools.chain(*ranks.gather(rows)))
         assert all(map(torch.equal, before, model.parameters())) and not optimizer.state
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.faults)])

@@ -4,7 +4,9 @@ A run started by ``torchrun`` has one process per device. Each computes gradient
 the number of labels of *all* ranks; their sum is the gradient of the whole batch.
 """
 
+import gc
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from transformer_architectures.errors import (
     TransformerArchitecturesError,
     UsageError,
     in_short,
+    release_frames,
 )
 from transformer_architectures.loading import every_nth, waited_for
 from transformer_architectures.training.heartbeat import STOPPED, Heartbeat
@@ -220,11 +223,14 @@ def process_group(device: torch.device, hang_timeout: float = 600.0, is_sharded:
         raise
     finally:
         heartbeat.stop()
+        # Connections are closed when nobody holds them any more, and that is what tells the ranks that wait.
+        release_frames(sys.exception())
         dist.destroy_process_group()
 
 
 def _join(ranks: Ranks, backend: str, timeout: timedelta) -> Heartbeat:
     """Waits until all ranks are there, and makes their group."""
+    gc.collect()  # an earlier group that is held by a cycle of objects still has its connections, and some rank waits for their end
     store, name = None, f"group/{next(_groups)}"
     try:
         store = dist.PrefixStore(name, _meeting_place(timeout))  # type: ignore[attr-defined]
