@@ -8,7 +8,6 @@ the first input that is neither loaded nor refused, and shows it; the last line 
 
 import itertools
 import json
-import math
 import os
 import shutil
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["transformer_architectures", "yaml", "tarfile", "zipfile"]):
-    from fuzzing import MAX_GROWTH, MAX_SECONDS, TOKENS, outcome, working_folder
+    from fuzzing import MAX_GROWTH, MAX_SECONDS, TOKENS, outcome, shares, working_folder
     from loaders_under_test import LOADERS, write
 
 MAX_LENGTH = 100_000  # bytes of an input
@@ -74,10 +73,9 @@ def fuzz_in_child(name: str, number: int, seed: int) -> str:
 def main() -> None:
     """Shares out the mutations by weight."""
     total, seed, names = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or list(LOADERS)
-    weights = sum(LOADERS[name].weight for name in names)
     faults = []
-    for name in names:
-        fault = fuzz_in_child(name, math.ceil(total * LOADERS[name].weight / weights), seed)
+    for name, number in shares(total, names):
+        fault = fuzz_in_child(name, number, seed)
         print(f"{name:<40} {fault or 'no fault'}", file=sys.stderr)
         faults += [fault] if fault else []
     print(json.dumps({"faults": faults}))

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -268,13 +268,19 @@ def fuzz_in_child(name: str, count: int, seed: int) -> tuple[Counter[str], list[
     return Counter(counts), faults
 
 
+def shares(total: int, names: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """How many of all inputs each loader gets, by its weight."""
+    weights = sum(LOADERS[name].weight for name in names)
+    for name in names:
+        yield name, math.ceil(total * LOADERS[name].weight / weights)
+
+
 def main() -> None:
     """Shares out the mutations by weight."""
     total, seed, names = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or list(LOADERS)
-    weights = sum(LOADERS[name].weight for name in names)
     report: dict[str, Any] = {"counts": {}, "faults": []}
-    for name in names:
-        counts, faults = fuzz_in_child(name, math.ceil(total * LOADERS[name].weight / weights), seed)
+    for name, count in shares(total, names):
+        counts, faults = fuzz_in_child(name, count, seed)
         report["counts"][name] = counts
         report["faults"] += faults
         print(f"{name:<40} {dict(counts)} {len(faults)} faults", file=sys.stderr)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def own_child() -> Iterator[multiprocessing.Process]:
     child.join()
 
 
+Processes = set[BaseProcess]
+
+
+@pytest.fixture
+def others() -> Processes:
+    """Those that were there before the test: another one may have left some."""
+    return set(multiprocessing.active_children())
+
+
 def stop_in_the_middle() -> None:
     """As a training that a signal ends."""
     batches = iter(loader())
@@ -49,9 +59,8 @@ def stop_in_the_middle() -> None:
     raise SystemExit(143)
 
 
-def test_none_is_left_by_an_exception(own_child: multiprocessing.Process) -> None:
+def test_none_is_left_by_an_exception(own_child: multiprocessing.Process, others: Processes) -> None:
     """Whose frames hold a loader in its middle: at its end Python would wait for workers that nobody tells to go."""
-    others = set(multiprocessing.active_children())
     with pytest.raises(SystemExit) as caught:
         with loader_workers():
             stop_in_the_middle()
@@ -59,8 +68,7 @@ def test_none_is_left_by_an_exception(own_child: multiprocessing.Process) -> Non
     assert caught.value.code == 143
 
 
-def test_a_killed_worker_is_named() -> None:
-    others = set(multiprocessing.active_children())
+def test_a_killed_worker_is_named(others: Processes) -> None:
     with pytest.raises(LostWorkerError) as caught:
         with loader_workers():
             for _ in loader():
@@ -71,8 +79,7 @@ def test_a_killed_worker_is_named() -> None:
     assert set(multiprocessing.active_children()) <= others
 
 
-def test_a_stopped_worker_is_named_and_killed() -> None:
-    others = set(multiprocessing.active_children())
+def test_a_stopped_worker_is_named_and_killed(others: Processes) -> None:
     with pytest.raises(LostWorkerError) as caught:
         with loader_workers():
             for number, _ in enumerate(waited_for(loader(), 1.0)):
@@ -90,8 +97,7 @@ def test_one_that_is_still_held_does_not_keep_python_from_its_end() -> None:
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 
 
-def test_one_that_is_stopped_after_its_last_batch_does_not_stay() -> None:
-    others = set(multiprocessing.active_children())
+def test_one_that_is_stopped_after_its_last_batch_does_not_stay(others: Processes) -> None:
     with loader_workers():
         iterator = iter(loader())
         worker, *_ = set(multiprocessing.active_children()) - others
@@ -102,9 +108,8 @@ def test_one_that_is_stopped_after_its_last_batch_does_not_stay() -> None:
     assert not worker.is_alive()
 
 
-def test_workers_hear_no_signal_from_their_first_moment_on() -> None:
+def test_workers_hear_no_signal_from_their_first_moment_on(others: Processes) -> None:
     """A process that is forked gets the signals that are blocked from this one, which has them unblocked again."""
-    others = set(multiprocessing.active_children())
     with loader_workers():
         batches = waited_for(loader(), 60.0)
         next(batches)

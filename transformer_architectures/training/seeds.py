@@ -52,9 +52,8 @@ def train_seeds(seeds: Sequence[int], train: Callable[[int], FinishedRun]) -> li
         except (ConfigError, UsageError, LostRankError):
             raise
         except TransformerArchitecturesError as error:
-            reason = " ".join(str(error).split())
-            print(f"seed {seed} failed: {reason}", file=sys.stderr)
-            runs.append(SeedRun(seed, None, reason))
+            print(f"seed {seed} failed: {error}", file=sys.stderr)
+            runs.append(SeedRun(seed, None, str(error)))
     if all(run.finished is None for run in runs):
         raise TransformerArchitecturesError(f"all {len(runs)} seeds failed: {runs[-1].error}")
     return runs
