@@ -21,12 +21,12 @@ from benchmarks.steps import DTYPES, computing_in
 from benchmarks.tables import add_row
 from benchmarks.turns import median_seconds_in_turn
 from transformer_architectures.architectures.bert import BertForSeqClassification, TextClassifier
-from transformer_architectures.architectures.bert.heads import text_logits
-from transformer_architectures.architectures.bert.text_classifier import TextClassifierSettings
-from transformer_architectures.architectures.bert.windowed_text import encode_texts
-from transformer_architectures.datasets import bible
-from transformer_architectures.pretrained.bert import read_bert_folder
+from transformer_architectures.architectures.bert.published import read_bert_folder
+from transformer_architectures.datasets.text import bible
+from transformer_architectures.datasets.text.windowed_text import encode_texts
 from transformer_architectures.pretrained.loading import load_weights
+from transformer_architectures.tasks.line_predictor import TextOptions
+from transformer_architectures.tasks.text_classification import TextClassifierSettings, text_logits
 from transformer_architectures.training.precision import apply_runtime_settings
 
 BATCH_SIZE, MAX_LENGTH, TOLERANCE = 32, 256, 1e-3
@@ -57,7 +57,7 @@ def ours(folder: Path, dtype: torch.dtype) -> Embed:
     def embed(texts: list[str]) -> Tensor:
         windowed = [embedder.windowing(*text) for text in encode_texts(embedder.tokenizer, texts)]
         vectors = torch.empty(len(texts), model.config.embed_dim)
-        for batch in embedder.batches(windowed, batch_tokens=2048):
+        for batch in embedder.batches(windowed, TextOptions(batch_tokens=2048)):
             with computing_in(dtype):
                 vectors[list(batch.indices)] = embedder.compute(lambda batch: text_logits(model, batch), batch)
         return vectors

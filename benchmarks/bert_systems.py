@@ -19,10 +19,10 @@ from transformer_architectures.architectures.bert import (
     LabeledBatch,
     TransformerDataCollator,
 )
-from transformer_architectures.architectures.bert.heads import masked_features
-from transformer_architectures.architectures.bert.rows import TokenRow
-from transformer_architectures.architectures.bert.windowed_text import WindowedText
-from transformer_architectures.training.cross_entropy import linear_cross_entropy
+from transformer_architectures.datasets.text.packed_batches import TokenRow
+from transformer_architectures.datasets.text.windowed_text import WindowedText
+from transformer_architectures.kernels.cross_entropy import linear_cross_entropy
+from transformer_architectures.tasks.masked_language_model import masked_features
 
 DROPOUT, MAX_LENGTH, IGNORED_LABEL, PAD = 0.1, 512, -100, 0
 

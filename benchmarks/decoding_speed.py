@@ -31,8 +31,8 @@ from transformer_architectures.architectures.vanilla import (
     VanillaDataConfig,
     VanillaModelConfig,
 )
+from transformer_architectures.architectures.vanilla.published import CROSS_ATTENTION, EMBEDDING, LAYER
 from transformer_architectures.generation import beam_search
-from transformer_architectures.pretrained.marian import CROSS_ATTENTION, EMBEDDING, LAYER
 from transformer_architectures.pretrained.weight_map import Rename, WeightMap, for_each
 
 BEAMS = 5

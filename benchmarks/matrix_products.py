@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.environment import processor
-from transformer_architectures.linear import _onednn, transposed_product
+from transformer_architectures.kernels.linear import _onednn, transposed_product
 
 SHAPES = [(1, 128, 512), (16, 128, 128), (64, 128, 512), (500, 128, 128), (500, 128, 6000), (2000, 128, 384)]
 SHAPES += [(2000, 256, 1024), (2000, 1024, 256), (4096, 1024, 4096)]

@@ -34,7 +34,7 @@ def alone(function: Callable[..., dict[str, float]], *arguments: Any) -> dict[st
 
 
 def loss_peak(kind: str, tokens: int, vocab: int, dim: int) -> dict[str, float]:
-    from transformer_architectures.training.cross_entropy import linear_cross_entropy
+    from transformer_architectures.kernels.cross_entropy import linear_cross_entropy
 
     torch.manual_seed(0)
     states = torch.randn(tokens, dim, requires_grad=True)

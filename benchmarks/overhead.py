@@ -27,18 +27,18 @@ from benchmarks.tracking_server import stub_server
 from benchmarks.training_speed import SIZES, LabeledBatch, real_batches
 from benchmarks.training_systems import Size, ours
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import SummedLoss
+from transformer_architectures.training.distributed.ranks import SummedLoss
 from transformer_architectures.training.grad_logging import GradientLogger
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler
 from transformer_architectures.training.precision import resolve_precision
 from transformer_architectures.training.step import TrainingStep
-from transformer_architectures.training.tracking import Tracker
+from transformer_architectures.training.tracking.tracker import Tracker
 
 OUTPUT = Path("benchmarks/results/overhead.md")
 
 
 class Folder:
-    """Takes the pictures as a tracker does: into a file."""
+    """Takes the images as a tracker does: into a file."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.at_close, self.pictures = path, list[Callable[[], None]](), 0
@@ -73,9 +73,9 @@ def histograms(size: Size, batches: list[LabeledBatch], interval: int, rounds: i
         logger = GradientLogger(folder, interval)
         drawing_clock = time.pthread_getcpuclockid(logger.thread.ident or 0)
 
-        def drawn(pictures: int) -> float:
+        def drawn(images: int) -> float:
             """Processor seconds of the drawing thread, when it has drawn so many."""
-            while folder.pictures < pictures:
+            while folder.images < images:
                 time.sleep(0.1)
             return time.clock_gettime(drawing_clock)
 

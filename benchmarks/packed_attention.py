@@ -27,9 +27,8 @@ from benchmarks.steps import DTYPES, computing_in
 from transformer_architectures.attention import AttentionConfig
 from transformer_architectures.encoder import Encoder
 from transformer_architectures.feedforward import FeedForwardConfig
-from transformer_architectures.masking import AttentionMask
-from transformer_architectures.segments import Segments
-from transformer_architectures.sublayer import ResidualConfig
+from transformer_architectures.masking import AttentionMask, Segments
+from transformer_architectures.residual import ResidualConfig
 from transformer_architectures.training.precision import apply_runtime_settings
 from transformer_architectures.transformer_blocks import TransformerBlockConfig
 
@@ -72,7 +71,7 @@ def systems(lengths: tuple[int, ...], embed_dim: int) -> dict[str, tuple[Tensor,
     real = torch.arange(segments.longest) < torch.tensor(lengths)[:, None]
     return {
         "packed": (torch.randn(1, segments.num_rows, embed_dim), lambda: AttentionMask(segments=segments)),
-        "padded": (torch.randn(*real.shape, embed_dim), lambda: AttentionMask.of(real)),
+        "padded": (torch.randn(*real.shape, embed_dim), lambda: AttentionMask.from_any(real)),
         "bound": (torch.randn(num_sentences, mean, embed_dim), lambda: None),
     }
 

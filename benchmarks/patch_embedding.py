@@ -1,4 +1,4 @@
-"""Pictures to patches by convolution and by matrix product: the measurement behind `PatchEmbedding`.
+"""Images to patches by convolution and by matrix product: the measurement behind `PatchEmbedding`.
 
 uv run python -m benchmarks.patch_embedding
 """
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from benchmarks.environment import processor
 from transformer_architectures.architectures.vit.transformer import PatchEmbedding
 
-# Pictures, pixels of a side, pixels of a patch, width.
+# Images, pixels of a side, pixels of a patch, width.
 SIZES = [(1, 224, 16, 192), (16, 224, 16, 192), (16, 224, 16, 768), (128, 32, 4, 192), (8, 224, 14, 1024)]
 OUTPUT = Path("benchmarks/results/patch_embedding.md")
 
@@ -56,7 +56,7 @@ def main() -> None:
         f"{date.today()}, {processor()}, {torch.backends.cpu.get_cpu_capability()}, 2 threads, torch {torch.__version__}, fastest "
         "of 15 in turns, positions added; compare within a row only, other work disturbed. Command: `uv run python -m benchmarks.patch_embedding`.",
         "",
-        "| pictures × side / patch → width | type | inference: convolution | product | training: convolution | product |",
+        "| images × side / patch → width | type | inference: convolution | product | training: convolution | product |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for batch, side, patch, width in SIZES:

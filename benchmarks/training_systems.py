@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from transformer_architectures.architectures.vanilla import LabeledBatch, Transformer, VanillaModelConfig
 from transformer_architectures.architectures.vanilla.data import IGNORED_LABEL
-from transformer_architectures.training.cross_entropy import linear_cross_entropy
+from transformer_architectures.kernels.cross_entropy import linear_cross_entropy
 
 PAD, BOS, EOS = 0, 1, 2
 DROPOUT, SMOOTHING, MAX_LENGTH = 0.1, 0.1, 512

@@ -8,14 +8,14 @@ make bench-env
 
 import sys
 
-from benchmarks import picture_loading, vision_speed
+from benchmarks import image_loading, vision_speed
 from benchmarks.tables import RESULTS, rows_of, speed_tables
 
 
 def loading_table() -> list[str]:
     """The last measurement of each case."""
-    last = {row["case"]: row for row in rows_of(picture_loading.RESULT)}
-    columns = "| pictures | model | workers | loader alone | step alone | training | step waits |"
+    last = {row["case"]: row for row in rows_of(image_loading.RESULT)}
+    columns = "| images | model | workers | loader alone | step alone | training | step waits |"
     lines = ["## Loading, images per second", "", columns, "|---|---|" + "---:|" * 5]
     for case, row in last.items():
         for found in row["rows"]:
@@ -43,7 +43,7 @@ def main() -> None:
     if what == "speed":
         vision_speed.main()
     elif what == "loading":
-        picture_loading.main()
+        image_loading.main()
     table()
 
 

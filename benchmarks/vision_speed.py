@@ -1,4 +1,4 @@
-"""Pictures per second of Vision Transformers, ours and others', training and inference, on the same batches.
+"""Images per second of Vision Transformers, ours and others', training and inference, on the same batches.
 
     .bench/bin/python -m benchmarks.vision speed [--rounds 5] [--sizes "NAME;NAME"] [--systems NAME,NAME]
 
@@ -40,7 +40,7 @@ def training(model: nn.Module, work: list[tuple[Tensor, Tensor]], dtype: torch.d
 
 
 def inference(model: nn.Module, work: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> Callable[[], float]:
-    """Logits of all pictures; returns the loss, so that nobody gets away with computing nothing."""
+    """Logits of all images; returns the loss, so that nobody gets away with computing nothing."""
     model.eval()
 
     @torch.inference_mode()
@@ -57,7 +57,7 @@ MODES = {"Training": training, "Inference": inference}
 
 
 def measure(size: Size, mode: str, dtype: torch.dtype, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
-    """Pictures per second of each system, its size, and the loss before and after the rounds (in training they must learn)."""
+    """Images per second of each system, its size, and the loss before and after the rounds (in training they must learn)."""
     work = [
         (torch.randn(size.batch, 3, size.pixels, size.pixels), torch.randint(size.classes, (size.batch,)))
         for _ in range(BATCHES_A_TURN)

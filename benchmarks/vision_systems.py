@@ -1,4 +1,4 @@
-"""The picture classifiers that are compared, each built as its users build it: ``build(size) -> model from pictures to logits``.
+"""The image classifiers that are compared, each built as its users build it: ``build(size) -> model from images to logits``.
 
 All are the Vision Transformer of Dosovitskiy et al. 2021 with a class token, learned positions and exact GELU, without dropout.
 `vit-pytorch` has two norms around its patch projection and no biases on query, key and value: a tenth of a percent fewer parameters.
@@ -14,7 +14,7 @@ from transformer_architectures.architectures.vit import VisionTransformerForImag
 
 @dataclass(frozen=True)
 class Size:
-    """Pixels of a side of picture and patch, classes, widths and depth; ``batch``: pictures at once."""
+    """Pixels of a side of image and patch, classes, widths and depth; ``batch``: images at once."""
 
     name: str
     pixels: int

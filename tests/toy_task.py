@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformer_architectures.training.task import Artifact, Scores
+from torch import Tensor, nn
+
+from transformer_architectures.metrics.metric import Metric
+from transformer_architectures.training.task import Scores, Task
 
 
 class ToyData:
@@ -22,28 +25,23 @@ class ToyData:
         return self.batches
 
 
-class ToyTask:
-    """Scores nothing at its end, and leaves nothing."""
+class ToyTask(Task):
+    """Has one score, which is always the same, and leaves nothing."""
 
     name, architecture, unit = "toy", "toy", "rows"
+    metrics = (Metric("score"),)
 
-    def learning_rate_scale(self, model: Any, parameter: str) -> float:
-        return 1.0
+    def build_model(self) -> nn.Module:
+        raise AssertionError("a test brings its own")
 
-    def evaluate(self, model: Any, part: str, work: Any) -> Scores:
+    def loss(self, model: Any, batch: Any) -> Tensor:
+        raise AssertionError("a test brings its own")
+
+    def evaluate(self, model: Any, split: str, map_batches: Any) -> Scores:
         return {"score": 0.0}
 
-    def baseline(self, part: str) -> Scores:
+    def baseline(self, split: str) -> Scores:
         return {"score": 0.0}
-
-    def signatures(self) -> dict[str, str]:
-        return {}
-
-    def samples(self, model: Any, part: str) -> list[dict[str, str]]:
-        return []
-
-    def artifacts(self, model: Any, part: str) -> dict[str, Artifact]:
-        return {}
 
     def export(self, model: Any, folder: Path, results: Mapping[str, Any]) -> None:
         pass

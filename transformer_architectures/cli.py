@@ -7,35 +7,25 @@ Exit codes: 0 done, 2 a usage or config error, 1 any other error of the library 
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from transformer_architectures.command_line import (
+from transformer_architectures.errors import TransformerArchitecturesError
+from transformer_architectures.utils.console import (
     BatchSize,
     BatchTokens,
     Debug,
     Device,
     Overrides,
-    PrecisionOption,
     Resume,
     errors_in_one_line,
     run_app,
     write_lines,
 )
-from transformer_architectures.errors import ConfigError, TransformerArchitecturesError, UsageError
-from transformer_architectures.processes import loader_workers
-
-if TYPE_CHECKING:
-    from transformer_architectures.training.precision import PrecisionName
-
-ARCHITECTURES = "transformer_architectures.architectures"
-
 
 app = typer.Typer(
     add_completion=False,
@@ -43,25 +33,12 @@ app = typer.Typer(
     help="Train transformers, and use the model folders that training leaves.",
 )
 
-ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, see configs/")]
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, or the name of a shipped config")]
 RunOrRoot = Annotated[str | None, typer.Argument(metavar="RUN_DIR|ROOT", help="else $CHECKPOINT_ROOT, else outputs")]
 ModelDir = Annotated[str, typer.Argument(metavar="MODEL_DIR", help="a finished run's model folder")]
-ImageFiles = Annotated[list[str] | None, typer.Argument(metavar="[IMAGE...]", help="pictures: files or folders")]
-Input = Annotated[str | None, typer.Option("--input", help="a file, plain or .gz; standard input unless given")]
-Source = Annotated[str | None, typer.Option("--source", help="a file of inputs, plain or .gz")]
-Reference = Annotated[str | None, typer.Option("--reference", help="a file of right outputs, line by line")]
-Images = Annotated[str | None, typer.Option("--images", help="pictures: a folder, a tar or a zip")]
-Annotations = Annotated[
-    str | None, typer.Option("--annotations", help="OpenImages labels (CSV); else folders are classes")
-]
-InterpolationName = Annotated[
-    Literal["none", "voc2007"] | None, typer.Option("--interpolation", help="of average precision")
-]
-Data = Annotated[str | None, typer.Option("--data", help="a file of labelled inputs, as the model was trained on")]
-Lowercase = Annotated[bool | None, typer.Option("--lowercase", help="ignore case in all scores")]
-AsJson = Annotated[bool, typer.Option("--json", help="print one object, score to value")]
-NBest = Annotated[int | None, typer.Option("--n-best", min=1, help="outputs for each input, with their scores")]
-Beam = Annotated[int | None, typer.Option("--beam", min=1, help="beams of the search")]
+# Of commands whose options only the installed tasks know.
+FORWARDED: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": []}
+Forwarded = Annotated[list[str] | None, typer.Argument(metavar="MODEL_DIR ...", help="see tarch COMMAND --help")]
 
 
 @app.command()
@@ -76,64 +53,30 @@ def train(
 ) -> None:
     """Train the model that a config describes; its Model.architecture says which."""
     with errors_in_one_line(debug):
-        from transformer_architectures.training.command import train_config, training_options
+        from transformer_architectures.architectures import train as training
+        from transformer_architectures.config import find_config
+        from transformer_architectures.training.runs.command import train_config, training_options
 
-        overrides = list(set or [])
-        training = import_module(f"{ARCHITECTURES}.{architecture_of(config, overrides)}.training")
-        overrides += training_options(training.SECTIONS, device, batch_tokens, batch_size)
-        train_config(training.SECTIONS, training.train, config, overrides, resume)
-
-
-@app.command()
-def predict(
-    model_dir: ModelDir,
-    image: ImageFiles = None,
-    input: Input = None,
-    beam: Beam = None,
-    n_best: NBest = None,
-    batch_tokens: BatchTokens = None,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    precision: PrecisionOption = None,
-    debug: Debug = False,
-) -> None:
-    """Write what the model gives for each input: pictures that are named, or lines of text."""
-    given = {"IMAGE...": image or None, "--input": input, "--beam": beam, "--n-best": n_best}
-    given |= {"--batch-tokens": batch_tokens, "--batch-size": batch_size}
-    with errors_in_one_line(debug), loader_workers():
-        model, options = load_for("predict", model_dir, device, precision, given)
-        write_lines(model.predict_command(**options))
+        config, overrides = find_config(config), list(set or [])
+        architecture = training.architecture_of(config, overrides)
+        overrides += training_options(architecture.sections, device, batch_tokens, batch_size)
+        train_config(architecture.sections, partial(training.train, architecture), config, overrides, resume)
 
 
-@app.command()
-def evaluate(
-    model_dir: ModelDir,
-    source: Source = None,
-    reference: Reference = None,
-    data: Data = None,
-    lowercase: Lowercase = None,
-    images: Images = None,
-    annotations: Annotations = None,
-    interpolation: InterpolationName = None,
-    as_json: AsJson = False,
-    beam: Beam = None,
-    batch_tokens: BatchTokens = None,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    precision: PrecisionOption = None,
-    debug: Debug = False,
-) -> None:
-    """Score the model's outputs against the right ones."""
-    given = {"--source": source, "--reference": reference, "--lowercase": lowercase, "--beam": beam, "--data": data}
-    given |= {"--images": images, "--annotations": annotations, "--interpolation": interpolation}
-    given |= {"--batch-tokens": batch_tokens, "--batch-size": batch_size}
-    with errors_in_one_line(debug), loader_workers():
-        model, options = load_for("evaluate", model_dir, device, precision, given)
-        scores, signatures = model.evaluate_command(**options)
-        if as_json:
-            write_lines([json.dumps(scores)])
-        else:
-            write_lines(f"{name}\t{value:.4g}\t{signatures.get(name, '')}" for name, value in scores.items())
+@app.command(context_settings=FORWARDED)
+def predict(arguments: Forwarded = None) -> None:
+    """Write what a model gives for each input: texts, files of texts, or images."""
+    from transformer_architectures.architectures.model_commands import predict_command
+
+    run_nested(predict_command(), arguments, "tarch predict")
+
+
+@app.command(context_settings=FORWARDED)
+def evaluate(arguments: Forwarded = None) -> None:
+    """Score a model's outputs against the right ones."""
+    from transformer_architectures.architectures.model_commands import evaluate_command
+
+    run_nested(evaluate_command(), arguments, "tarch evaluate")
 
 
 @app.command()
@@ -165,6 +108,8 @@ def plan(
 ) -> None:
     """Say what a training would cost on so many devices, and how to spread it: needs no data and starts no run."""
     with errors_in_one_line(debug):
+        from transformer_architectures.architectures.train import architecture_of
+        from transformer_architectures.config import find_config
         from transformer_architectures.planning.plan import BANDWIDTH, DEVICE_FLOPS, RESERVE, UTILISATION, make_plan
         from transformer_architectures.planning.quantities import parse_quantity
         from transformer_architectures.planning.show import show
@@ -182,8 +127,8 @@ def plan(
                 reserve=RESERVE if reserve is None else reserve,
             )
 
-        overrides = list(set or [])
-        made = make_plan(architecture_of(config, overrides), config, overrides, hardware, length, num_labels)
+        config, overrides = find_config(config), list(set or [])
+        made = make_plan(architecture_of(config, overrides).name, config, overrides, hardware, length, num_labels)
         if as_json:
             write_lines([json.dumps(made.as_dict(), ensure_ascii=False)])
         else:
@@ -195,7 +140,7 @@ def sync(
     path: RunOrRoot = None,
     debug: Debug = False,
 ) -> None:
-    """Send what tracking has not delivered yet: metrics, pictures, tables."""
+    """Send what tracking has not delivered yet: metrics, images, tables."""
     with errors_in_one_line(debug):
         from transformer_architectures.training.tracking import sync as send
 
@@ -208,7 +153,7 @@ def sync(
 def seal(model_dir: ModelDir, debug: Debug = False) -> None:
     """Write a model folder's manifest anew, after an intended edit of its files."""
     with errors_in_one_line(debug):
-        from transformer_architectures.model_folder import seal as write_manifest
+        from transformer_architectures.pretrained.model_folder import seal as write_manifest
 
         names = write_manifest(model_dir)
         print(f"sealed {model_dir}: {', '.join(names)}", file=sys.stderr)
@@ -219,44 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_app(app, "tarch", arguments)
 
 
-def load_for(
-    command: str, model_dir: str, device: str | None, precision: "PrecisionName | None", given: Mapping[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """The folder's model, and the options that were given, under the names that its methods use.
-
-    Raises:
-        UsageError: an option does not belong to the folder's task.
-    """
-    from transformer_architectures.memory import keep_freed_memory
-    from transformer_architectures.model_folder import open_model_folder
-
-    keep_freed_memory()
-    folder = open_model_folder(model_dir)
-    known = folder.loader.command_options[command]
-    options = {}
-    for option, value in given.items():
-        if value is None:
-            continue
-        if option not in known:
-            task = folder.config["task"]
-            if option == "IMAGE..." and "--input" in known:
-                raise UsageError(f"{value[0]}: lines of text are given as --input FILE, or to standard input")
-            raise UsageError(f"{option} does not belong to {command} for {task} (known: {', '.join(sorted(known))})")
-        options[option.strip("-.").lower().replace("-", "_")] = value
-    return folder.load(device or "auto", precision or "fp32"), options
-
-
-def architecture_of(config: str, overrides: Sequence[str]) -> str:
-    """The config's ``Model.architecture``."""
-    from transformer_architectures.config.loader import read_sections
-
-    modules = iter_modules(import_module(ARCHITECTURES).__path__)
-    known = sorted(module.name for module in modules if find_spec(f"{ARCHITECTURES}.{module.name}.training"))
-    architecture = read_sections(config, overrides).get("Model", {}).get("architecture")
-    if architecture not in known:
-        found = "is missing" if architecture is None else f"is {architecture!r}"
-        raise ConfigError(f"{config}: Model: architecture {found}, expected one of: {', '.join(known)}")
-    return str(architecture)
+def run_nested(command: typer.Typer, arguments: list[str] | None, name: str) -> None:
+    """Runs a command whose options only the installed tasks know."""
+    code = typer.main.get_command(command)(args=arguments or [], prog_name=name, standalone_mode=False)
+    raise typer.Exit(code or 0)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ class Decoder(nn.Module):
             encoder_output: for decoders with cross-attention, and only for them; encoder_mask: 1 = real token of it.
             caches: one for each block; the given positions stand after all that they hold.
         """
-        mask, encoder_mask = AttentionMask.of(mask), AttentionMask.of(encoder_mask)
+        mask, encoder_mask = AttentionMask.from_any(mask), AttentionMask.from_any(encoder_mask)
         for index, block in enumerate(self.blocks):
             cache = None if caches is None else caches[index]
             hidden_states = block(hidden_states, mask, encoder_output, encoder_mask, cache)
-        return self.final_norm(hidden_states)  # type: ignore[no-any-return]
+        return self.final_norm(hidden_states)

@@ -39,9 +39,9 @@ class Encoder(nn.Module):
             num_queries: only the first so many positions are wanted. The last block computes no others, which is most of its work
                 where one token stands for all.
         """
-        mask = AttentionMask.of(mask)
+        mask = AttentionMask.from_any(mask)
         *lower_blocks, last_block = self.blocks
         for block in lower_blocks:
             hidden_states = block(hidden_states, mask)
         hidden_states = last_block(hidden_states, mask, num_queries=num_queries)
-        return self.final_norm(hidden_states)  # type: ignore[no-any-return]
+        return self.final_norm(hidden_states)

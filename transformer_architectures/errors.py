@@ -43,8 +43,8 @@ class ConfigError(TransformerArchitecturesError):
     exit_code = 2
 
 
-class UsageError(TransformerArchitecturesError):
-    """A command was called with options that do not exist or do not fit together."""
+class UsageError(TransformerArchitecturesError, ValueError):
+    """A command or a function was called with options that do not exist or do not fit together."""
 
     exit_code = 2
 

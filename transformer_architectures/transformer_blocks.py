@@ -15,7 +15,7 @@ from transformer_architectures.attention import (
 from transformer_architectures.errors import UsageError
 from transformer_architectures.feedforward import FeedForwardConfig, FeedForwardSubLayer
 from transformer_architectures.masking import AttentionMaskLike
-from transformer_architectures.sublayer import ResidualConfig
+from transformer_architectures.residual import ResidualConfig
 
 Hidden = Float[Tensor, "batch length embed_dim"]
 
@@ -107,7 +107,7 @@ class TransformerBlock(nn.Module):
         hidden_states = self.self_attention(hidden_states, mask, cache, num_queries)
         if self.cross_attention is not None:
             hidden_states = self.cross_attention(hidden_states, encoder_output, encoder_mask, cache)
-        return self.feedforward(hidden_states)  # type: ignore[no-any-return]
+        return self.feedforward(hidden_states)
 
 
 def build_blocks(

@@ -12,7 +12,7 @@ from typing import Any, Iterator
 
 import pytest
 
-from transformer_architectures import model_folder
+from transformer_architectures.pretrained import model_folder
 
 
 class Killed(BaseException):

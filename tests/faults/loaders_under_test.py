@@ -25,37 +25,37 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from transformer_architectures.architectures.bert import training as bert_training
-from transformer_architectures.architectures.vanilla import training as vanilla_training
-from transformer_architectures.architectures.vit import training as vit_training
+from transformer_architectures.architectures.bert.training import BERT
+from transformer_architectures.architectures.vanilla.training import VANILLA
+from transformer_architectures.architectures.vit.published import read_vit_folder
+from transformer_architectures.architectures.vit.training import VIT
 from transformer_architectures.config import load_sections
-from transformer_architectures.datasets.documents import DocumentsConfig, read_documents
-from transformer_architectures.datasets.label_rows import read_label_rows
-from transformer_architectures.datasets.labeled_text import LabeledTextConfig, read_labeled_text
-from transformer_architectures.datasets.openimages import read_class_descriptions
-from transformer_architectures.datasets.parallel_text import ParallelTextConfig, read_pairs
-from transformer_architectures.datasets.picture_archives import index_archives
-from transformer_architectures.datasets.picture_decoding import RejectedPicture, decode_picture
+from transformer_architectures.datasets.images.image_archives import index_archives
+from transformer_architectures.datasets.images.image_decoding import RejectedImage, decode_image_bytes
+from transformer_architectures.datasets.images.label_rows import read_label_rows
+from transformer_architectures.datasets.images.openimages import read_class_descriptions
 from transformer_architectures.datasets.rejections import RejectionLog
-from transformer_architectures.datasets.tagged_text import TaggedTextConfig, read_tagged_text
-from transformer_architectures.durable_files import sha256_of
-from transformer_architectures.model_folder import open_model_folder, seal
-from transformer_architectures.pretrained.vit import read_vit_folder
+from transformer_architectures.datasets.text.documents import DocumentsConfig, read_documents
+from transformer_architectures.datasets.text.labeled_text import LabeledTextConfig, read_labeled_text
+from transformer_architectures.datasets.text.parallel_text import ParallelTextConfig, read_pairs
+from transformer_architectures.datasets.text.tagged_text import TaggedTextConfig, read_tagged_text
+from transformer_architectures.pretrained.model_folder import open_model_folder, seal
 from transformer_architectures.tokenization import MarianTokenizer, SubwordTokenizer, WordPieceTokenizer
-from transformer_architectures.training.checked_files import digest_path
-from transformer_architectures.training.checkpointing import (
+from transformer_architectures.training.checkpointing.checked_files import digest_path
+from transformer_architectures.training.checkpointing.checkpoints import (
     random_state,
     restore,
     restoring,
     set_random_state,
     write_checked,
 )
+from transformer_architectures.training.checkpointing.sharded_checkpoints import save_shards
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import Ranks
-from transformer_architectures.training.run_folder import find_start
-from transformer_architectures.training.sharded_checkpoints import save_shares
-from transformer_architectures.training.spool import Spool
+from transformer_architectures.training.distributed.ranks import Ranks
+from transformer_architectures.training.runs.run_folder import find_start
 from transformer_architectures.training.state import RunState
+from transformer_architectures.training.tracking.spool import Spool
+from transformer_architectures.utils.files import sha256_of
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden" / "0.1.0"
@@ -101,13 +101,11 @@ def config_text(name: str) -> str:
 def load_config_file(folder: Path) -> None:
     """By the architecture that it names."""
     text = (folder / "config.yaml").read_bytes()
-    training = next(
-        (ours for name, ours in TRAININGS.items() if f"architecture: {name}".encode() in text), vit_training
-    )
-    load_sections(folder / "config.yaml", training.SECTIONS)
+    architecture = next((ours for name, ours in ARCHITECTURES.items() if f"architecture: {name}".encode() in text), VIT)
+    load_sections(folder / "config.yaml", architecture.sections)
 
 
-TRAININGS = {"vanilla": vanilla_training, "vit": vit_training, "bert": bert_training}
+ARCHITECTURES = {"vanilla": VANILLA, "vit": VIT, "bert": BERT}
 CONFIGS = ("vanilla_tatoeba", "vanilla_multi30k", "vit_default", "vit_miml", "bert_tag", "bert_pretrain")
 WITH_EVERYTHING = """
 Model: {architecture: vanilla, dropout: 1e-1, embed_dim: 0x10}
@@ -152,9 +150,12 @@ def shares_examples() -> list[Files]:
     place = {"epoch": 0, "global_step": 1, "checkpoint_root": "", "model_name": "", "filename": ""}
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "step_1.json"
-        where = patch("transformer_architectures.training.sharded_checkpoints.path_in_run", lambda *_: (path, "0" * 32))
+        where = patch(
+            "transformer_architectures.training.checkpointing.sharded_checkpoints.path_in_run",
+            lambda *_: (path, "0" * 32),
+        )
         with where, warnings.catch_warnings(action="ignore"):
-            save_shares(model, optimizer, scheduler, ema, Ranks(), extra, **place)  # type: ignore[arg-type]
+            save_shards(model, optimizer, scheduler, ema, Ranks(), extra, **place)  # type: ignore[arg-type]
         (shares,) = path.parent.glob("*.shares")
         (share,) = shares.iterdir()
         share.rename(path.with_name(SHARE))
@@ -224,7 +225,7 @@ def published(config: dict[str, Any], weights: dict[str, torch.Tensor], **files:
 
 
 def published_vit() -> list[Files]:
-    from transformer_architectures.pretrained.vit import config_to_transformers, transformers_weight_map
+    from transformer_architectures.architectures.vit.published import config_to_transformers, transformers_weight_map
 
     opened = open_model_folder(GOLDEN / "image_classification").load("cpu")
     config = opened.model.config
@@ -233,8 +234,8 @@ def published_vit() -> list[Files]:
     ]
 
 
-# -------------------------------------------------------------------- pictures
-def picture_examples() -> list[Files]:
+# -------------------------------------------------------------------- images
+def image_examples() -> list[Files]:
     found = []
     for format, mode in (("PNG", "RGB"), ("PNG", "P"), ("PNG", "I;16"), ("JPEG", "RGB"), ("JPEG", "CMYK"), ("GIF", "P"),
                          ("WEBP", "RGB"), ("BMP", "RGB"), ("TIFF", "RGB"), ("TIFF", "L")):  # fmt: skip
@@ -244,39 +245,39 @@ def picture_examples() -> list[Files]:
         image = image.quantize(8) if mode == "P" else image.convert("I;16") if mode == "I;16" else image
         buffer = io.BytesIO()
         image.save(buffer, format)
-        found.append({"picture": buffer.getvalue()})
+        found.append({"image": buffer.getvalue()})
     return found
 
 
-def load_picture(folder: Path) -> None:
-    decode_picture((folder / "picture").read_bytes())
+def load_image(folder: Path) -> None:
+    decode_image_bytes((folder / "image").read_bytes())
 
 
 def archive_examples(kind: str) -> list[Files]:
-    picture = picture_examples()[0]["picture"]
+    image = image_examples()[0]["image"]
     buffer = io.BytesIO()
     if kind == "zip":
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in ("a.png", "b/c.png"):
-                archive.writestr(name, picture)
+                archive.writestr(name, image)
     else:
         with tarfile.open(fileobj=buffer, mode="w") as tar:
             for name in ("a.png", "b/" + "c" * 120 + ".png"):
                 entry = tarfile.TarInfo(name)
-                entry.size = len(picture)
-                tar.addfile(entry, io.BytesIO(picture))
+                entry.size = len(image)
+                tar.addfile(entry, io.BytesIO(image))
             link = tarfile.TarInfo("link.png")
             link.type, link.linkname = tarfile.SYMTYPE, "a.png"
             tar.addfile(link)
-    return [{f"pictures.{kind}": buffer.getvalue()}]
+    return [{f"images.{kind}": buffer.getvalue()}]
 
 
 def load_archive(kind: str, folder: Path) -> None:
-    members = index_archives([folder / f"pictures.{kind}"], lambda name: name.endswith(".png"))
+    members = index_archives([folder / f"images.{kind}"], lambda name: name.endswith(".png"))
     for place in range(len(members.paths)):
         try:
             members.read(place)
-        except RejectedPicture:
+        except RejectedImage:
             pass
 
 
@@ -397,7 +398,7 @@ LOADERS: dict[str, Loader] = {
         if (path / "manifest.json").exists()
     },
     "published ViT": Loader(published_vit, read_vit_folder, weight=0.5),
-    "picture": Loader(picture_examples, load_picture, weight=2),
+    "image": Loader(image_examples, load_image, weight=2),
     "zip": Loader(partial(archive_examples, "zip"), partial(load_archive, "zip")),
     "tar": Loader(partial(archive_examples, "tar"), partial(load_archive, "tar")),
     "TSV": Loader(partial(text_examples, "a.tsv", TSV), load_table),

@@ -86,7 +86,7 @@ def short(path: str | os.PathLike[str]) -> str:
 
 @dataclass(frozen=True)
 class NoCallsWhileTraining:
-    """Lets the training thread call no store and no network between start and end of `Fit.run`.
+    """Lets the training thread call no store and no network between start and end of `Trainer.run`.
 
     Whoever tries gets an error, and so does the run at its end, should somebody have caught the first one.
     """
@@ -95,7 +95,7 @@ class NoCallsWhileTraining:
         import requests
         import sqlalchemy
 
-        from transformer_architectures.training.loop import Fit
+        from transformer_architectures.training.loop import Trainer
 
         calls: list[str] = []
         training = threading.Event()
@@ -123,17 +123,17 @@ class NoCallsWhileTraining:
         sqlalchemy.event.listen(
             sqlalchemy.Engine, "before_cursor_execute", lambda *_: refuse("sqlalchemy.Engine.execute")
         )
-        run = Fit.run
+        run = Trainer.run
 
-        def guarded_run(fit: Fit) -> None:
+        def guarded_run(trainer: Trainer) -> None:
             training.set()
             try:
-                run(fit)
+                run(trainer)
             finally:
                 training.clear()
             assert not calls, calls[0]
 
-        Fit.run = guarded_run  # type: ignore[method-assign]
+        Trainer.run = guarded_run  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ class FullDisk:
     last_step: int
 
     def __call__(self) -> None:
-        from transformer_architectures.training import tracking_destination
         from transformer_architectures.training.state import RunState
+        from transformer_architectures.training.tracking import destination as tracking_destination
 
         count, write, replace_json, is_full = RunState.count, os.write, tracking_destination.replace_json, False
 
@@ -201,7 +201,7 @@ class Hurry:
     factor: float
 
     def __call__(self) -> None:
-        from transformer_architectures.training import tracking_sender
+        from transformer_architectures.training.tracking import sender as tracking_sender
 
         tracking_sender.SEND_INTERVAL *= self.factor
         tracking_sender.LONGEST_WAIT *= self.factor
@@ -217,7 +217,7 @@ class TimeTheEnd:
     mark: Path
 
     def __call__(self) -> None:
-        from transformer_architectures.training.tracking import Tracker
+        from transformer_architectures.training.tracking.tracker import Tracker
 
         close = Tracker.close
 

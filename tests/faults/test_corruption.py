@@ -21,19 +21,19 @@ from torch import nn
 
 from transformer_architectures.config import fingerprint
 from transformer_architectures.errors import CheckpointError, ModelFolderError, TrackingError
-from transformer_architectures.model_folder import open_model_folder, seal
-from transformer_architectures.training.checked_files import digest_path
-from transformer_architectures.training.checkpointing import random_state, write_checked
+from transformer_architectures.pretrained.model_folder import open_model_folder, seal
+from transformer_architectures.training.checkpointing.checked_files import digest_path
+from transformer_architectures.training.checkpointing.checkpoints import random_state, write_checked
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import Ranks
-from transformer_architectures.training.finish import candidate_weights
-from transformer_architectures.training.loop import Fit
-from transformer_architectures.training.run_folder import RunFolder, Start, find_start
-from transformer_architectures.training.spool import Spool
+from transformer_architectures.training.distributed.ranks import Ranks
+from transformer_architectures.training.loop import Trainer
+from transformer_architectures.training.runs.finish import candidate_weights
+from transformer_architectures.training.runs.run_folder import RunFolder, Start, find_start
 from transformer_architectures.training.state import RunState
-from transformer_architectures.training.tracking import Tracker, was_ended
-from transformer_architectures.training.tracking_destination import Destination, LocalStore
-from transformer_architectures.training.tracking_sync import sync
+from transformer_architectures.training.tracking.delivery import sync
+from transformer_architectures.training.tracking.destination import Destination, LocalStore
+from transformer_architectures.training.tracking.spool import Spool
+from transformer_architectures.training.tracking.tracker import Tracker, was_ended
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "0.1.0"
 MODELS = ("translation", "image_classification", "masked_language_model", "text_classification", "token_classification")
@@ -339,25 +339,30 @@ def test_where_all_are_damaged_the_run_before_is_taken(root: Path, run: Path, ca
         named(run)
 
 
-def fit_at_its_end() -> Fit:
+def trainer_at_its_end() -> Trainer:
     """What `candidate_weights` asks of a run."""
     model = nn.Linear(3, 2)
     nn.init.constant_(model.weight, 7.0)
     state = RunState(global_step=3, best_step=1, scheduled={"step_2.pt": 1, "step_3.pt": 1})
-    fit = object.__new__(Fit)
-    fit.model, fit.ema, fit.state, fit.config = model, None, state, TrainingConfig(max_steps=3, average_last=2)
-    fit.ranks = Ranks()
-    return fit
+    trainer = object.__new__(Trainer)
+    trainer.model, trainer.ema, trainer.state, trainer.config = (
+        model,
+        None,
+        state,
+        TrainingConfig(max_steps=3, average_last=2),
+    )
+    trainer.ranks = Ranks()
+    return trainer
 
 
 def test_weights_of_another_run_are_never_exported(root: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither as the best ones nor in a mean; without them the run ends with what it has, and says so."""
-    whole = candidate_weights(fit := fit_at_its_end(), fit.model, run)
+    whole = candidate_weights(trainer := trainer_at_its_end(), trainer.model, run)
     assert {name: float(weights["weight"][0, 0]) for name, weights in whole.items()} == {"single": 1.0, "averaged": 2.5}
     other = make_run(root, "other", "b" * 32)
     bring(other / "best_1.pt", run / "best_1.pt", with_digest=True)
     bring(other / "step_2.pt", run / "step_2.pt", with_digest=True)
-    found = candidate_weights(fit := fit_at_its_end(), fit.model, run)
+    found = candidate_weights(trainer := trainer_at_its_end(), trainer.model, run)
     assert {name: float(weights["weight"][0, 0]) for name, weights in found.items()} == {"single": 7.0}
     said = capsys.readouterr().err
     assert "best_1.pt" in said and "step_2.pt" in said

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from faults.planted import KillAfterStep, KillAtNextFileOperation, NoCallsWhileTraining, Plant
 from faults.warm_process import launcher
-from learning.toy_runs import CONFIG, PICTURES, TEXTS, PictureRuns, Runs, TextRuns, check_equal, saved
+from learning.toy_runs import CONFIG, IMAGES, TEXTS, ImageRuns, Runs, TextRuns, check_equal, saved
 
 LAST_STEP = 12
 OPTIONS = {
@@ -26,7 +26,7 @@ OPTIONS = {
     "keep_checkpoints": 3,
     "histogram_interval": 6,
 }
-TASKS = {"vanilla": (Runs, CONFIG), "vit": (PictureRuns, PICTURES), "bert": (TextRuns, TEXTS)}
+TASKS = {"vanilla": (Runs, CONFIG), "vit": (ImageRuns, IMAGES), "bert": (TextRuns, TEXTS)}
 # So that an epoch ends between two steps that save, and the last group of its micro-batches is a small one.
 SIZES = {"vanilla": "Data.num_samples=90", "vit": "Training.batch_size=7", "bert": "Training.batch_tokens=280"}
 RUNS = [*((task, "ddp") for task in TASKS), ("vanilla", "fsdp")]

@@ -15,8 +15,8 @@ import torch
 from golden_models import RUN_ID, TRAINED, training
 
 from transformer_architectures.errors import CheckpointError
-from transformer_architectures.training.loop import Fit
-from transformer_architectures.training.run_folder import RunFolder, Start, read_position
+from transformer_architectures.training.loop import Trainer
+from transformer_architectures.training.runs.run_folder import RunFolder, Start, read_position
 
 NAME = "image_classification"
 STEPS, KEPT = 10, 2
@@ -82,24 +82,24 @@ def intact(folder: RunFolder) -> list[str]:
     return found
 
 
-def weights(fit: Fit) -> torch.Tensor:
-    assert fit.ema is not None
-    return torch.cat([weight.detach().flatten() for weight in (*fit.model.parameters(), *fit.ema.parameters())])
+def weights(trainer: Trainer) -> torch.Tensor:
+    assert trainer.ema is not None
+    return torch.cat([weight.detach().flatten() for weight in (*trainer.model.parameters(), *trainer.ema.parameters())])
 
 
-def run_until_full(fit: Fit, disk: Disk, at: int, leave: int) -> None:
+def run_until_full(trainer: Trainer, disk: Disk, at: int, leave: int) -> None:
     """The disk fills while the run is going on; how many checkpoints are intact is looked at before every step."""
-    step, folder = fit.step, run_folder(disk.folder)
+    step, folder = trainer.step, run_folder(disk.folder)
 
     def watched(micro_batches: Any) -> Any:
-        done = fit.state.global_step
+        done = trainer.state.global_step
         assert len(intact(folder)) >= min(done, KEPT)
         if done == at:
             disk.fill(leave)
         return step(micro_batches)
 
-    fit.step = watched  # type: ignore[assignment]
-    fit.run()
+    trainer.step = watched  # type: ignore[assignment]
+    trainer.run()
 
 
 def test_a_run_on_a_full_disk_loses_nothing(seed: int, disk: Disk, active_run: None, tmp_path: Path) -> None:

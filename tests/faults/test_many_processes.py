@@ -17,9 +17,9 @@ import torch
 from faults.toy_ranks import CONFIG, GENEROUS, Job, write_pairs
 from learning.toy_runs import MODULE
 
-from transformer_architectures.model_folder import load_model, open_model_folder
-from transformer_architectures.training.checkpointing import load_checkpoint, read_checkpoint
-from transformer_architectures.training.run_folder import RunFolder
+from transformer_architectures.pretrained.model_folder import load_model, open_model_folder
+from transformer_architectures.training.checkpointing.checkpoints import load_checkpoint, read_checkpoint
+from transformer_architectures.training.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.faults
 

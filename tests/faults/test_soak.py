@@ -37,19 +37,19 @@ class NoteResources:
     file: Path
 
     def __call__(self) -> None:
-        from transformer_architectures.training.loop import Fit
+        from transformer_architectures.training.loop import Trainer
 
-        log = Fit.log
+        log = Trainer.log
         page = os.sysconf("SC_PAGE_SIZE") / 1e6
 
-        def log_and_note(fit: Fit, *arguments: Any) -> None:
-            log(fit, *arguments)
+        def log_and_note(trainer: Trainer, *arguments: Any) -> None:
+            log(trainer, *arguments)
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
             row = (time.monotonic(), resident, len(os.listdir("/proc/self/fd")), threading.active_count())
             with self.file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
-        Fit.log = log_and_note  # type: ignore[method-assign]
+        Trainer.log = log_and_note  # type: ignore[method-assign]
 
 
 def slopes(notes: Sequence[Sequence[float]]) -> tuple[float, float, float]:

@@ -23,12 +23,12 @@ import yaml
 from fuzzing import LOADERS, MAX_SECONDS, fuzz, outcome, time_limit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loaders_under_test import CONFIGS, GOLDEN, TRAININGS, Files, config_text, files_of, word_piece_examples, write
+from loaders_under_test import ARCHITECTURES, CONFIGS, GOLDEN, Files, config_text, files_of, word_piece_examples, write
 
 from transformer_architectures.config import load_sections
 from transformer_architectures.errors import ConfigError, ModelFolderError, TransformerArchitecturesError
-from transformer_architectures.model_folder import load_model, open_model_folder, seal
-from transformer_architectures.training.tracking import FOLDER_NAME, Tracker
+from transformer_architectures.pretrained.model_folder import load_model, open_model_folder, seal
+from transformer_architectures.training.tracking.tracker import FOLDER_NAME, Tracker
 
 NUMBER_OF_MUTATIONS = 100_000
 
@@ -81,7 +81,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 def test_any_value_for_any_key(tmp_path: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(CONFIGS))
     document = yaml.safe_load(config_text(name))
-    sections = TRAININGS[name.split("_")[0]].SECTIONS
+    sections = ARCHITECTURES[name.split("_")[0]].sections
     section = data.draw(st.sampled_from(sorted(sections)))
     key = data.draw(st.sampled_from(sorted(sections[section].model_fields)) | st.text(max_size=5))
     document[section] = {**(document.get(section) or {}), key: data.draw(VALUES)}
@@ -95,7 +95,7 @@ def test_any_value_for_any_key(tmp_path: Path, data: st.DataObject) -> None:
 
 # -------------------------------------------------------------------- bombs
 def png_of(width: int, height: int) -> bytes:
-    """A picture that says it is large, and is a few bytes."""
+    """An image that says it is large, and is a few bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -171,12 +171,12 @@ BOMBS: dict[str, tuple[str, Callable[[], Files]]] = {
     "YAML, a long number": ("config", lambda: {"config.yaml": b"Training: {seed: 0x" + b"f" * 9000 + b"}"}),
     "YAML, an empty integer": ("config", lambda: {"config.yaml": b"Training: {seed: !!int ''}"}),
     "YAML, bytes": ("config", lambda: {"config.yaml": b"Training: {!!binary aGVq: 1}"}),
-    "picture, 60,000 pixels a side": ("picture", lambda: {"picture": png_of(60_000, 60_000)}),
-    "picture, 2 billion pixels a side": ("picture", lambda: {"picture": png_of(2**31 - 1, 2**31 - 1)}),
-    "tar, a size below zero": ("tar", lambda: {"pictures.tar": tar_with_size(b"\xff" * 12)}),
-    "tar, a size that leads back": ("tar", lambda: {"pictures.tar": tar_with_size(b"\xff" * 10 + b"\xfe\x00")}),
-    "tar, a huge size": ("tar", lambda: {"pictures.tar": tar_with_size(b"\x80" + b"\x7f" * 11)}),
-    "tar, a huge name": ("tar", lambda: {"pictures.tar": tar_with_size(b"77777777777\0", tarfile.GNUTYPE_LONGNAME)}),
+    "image, 60,000 pixels a side": ("image", lambda: {"image": png_of(60_000, 60_000)}),
+    "image, 2 billion pixels a side": ("image", lambda: {"image": png_of(2**31 - 1, 2**31 - 1)}),
+    "tar, a size below zero": ("tar", lambda: {"images.tar": tar_with_size(b"\xff" * 12)}),
+    "tar, a size that leads back": ("tar", lambda: {"images.tar": tar_with_size(b"\xff" * 10 + b"\xfe\x00")}),
+    "tar, a huge size": ("tar", lambda: {"images.tar": tar_with_size(b"\x80" + b"\x7f" * 11)}),
+    "tar, a huge name": ("tar", lambda: {"images.tar": tar_with_size(b"77777777777\0", tarfile.GNUTYPE_LONGNAME)}),
     "model folder, many layers": ("model folder: translation", lambda: changed("translation", "model", num_encoder_layers=10**9)),
     "model folder, a wide model": ("model folder: image_classification", lambda: changed("image_classification", "model", embed_dim=2**40)),
     "model folder, an absurd width": ("model folder: image_classification", lambda: changed("image_classification", "model", ff_dim=10**30)),
@@ -224,8 +224,8 @@ def test_a_bomb_is_refused(bomb: str, tmp_path: Path) -> None:
 
 
 def test_a_member_larger_than_it_says_is_not_unpacked(tmp_path: Path) -> None:
-    """The archive is read, its picture is rejected."""
-    write(tmp_path / "input", {"pictures.zip": zip_with(bytes(2**28), file_size=100)})
+    """The archive is read, its image is rejected."""
+    write(tmp_path / "input", {"images.zip": zip_with(bytes(2**28), file_size=100)})
     assert in_child(lambda: outcome("zip", tmp_path / "input", False)) == "loaded"
 
 

@@ -22,17 +22,17 @@ from failing_files import Faults, Killed, failing, killed_at, number_of_operatio
 
 from transformer_architectures.config import fingerprint
 from transformer_architectures.datasets.cached_folder import cached_folder
-from transformer_architectures.datasets.document_store import DocumentStore, DocumentStoreWriter
-from transformer_architectures.datasets.pixel_store import PixelStore, PixelStoreWriter
-from transformer_architectures.datasets.token_store import TokenStore, TokenStoreWriter
+from transformer_architectures.datasets.images.pixel_store import PixelStore, PixelStoreWriter
+from transformer_architectures.datasets.text.document_store import DocumentStore, DocumentStoreWriter
+from transformer_architectures.datasets.text.token_store import TokenStore, TokenStoreWriter
 from transformer_architectures.errors import CheckpointError, DataError, ModelFolderError, TransformerArchitecturesError
-from transformer_architectures.model_folder import open_model_folder, seal, write_model_folder
+from transformer_architectures.pretrained.model_folder import open_model_folder, seal, write_model_folder
 from transformer_architectures.tokenization import SubwordTokenizer, WordPieceTokenizer, load_tokenizer
-from transformer_architectures.training.checkpointing import read_checkpoint, save_checkpoint
+from transformer_architectures.training.checkpointing.checkpoints import read_checkpoint, save_checkpoint
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.run_folder import RunFolder
-from transformer_architectures.training.spool import Spool
-from transformer_architectures.training.tracking_destination import Destination, LocalStore
+from transformer_architectures.training.runs.run_folder import RunFolder
+from transformer_architectures.training.tracking.destination import Destination, LocalStore
+from transformer_architectures.training.tracking.spool import Spool
 
 OLD, NEW = 1, 2
 
@@ -155,7 +155,7 @@ class RunConfig(Kind):
 
 
 class Cache(Kind):
-    """Tokens, documents, pictures and a tokenizer: all that caches hold. A cache is never written anew, so there is one of each."""
+    """Tokens, documents, images and a tokenizer: all that caches hold. A cache is never written anew, so there is one of each."""
 
     error = DataError
     tokenizer = SubwordTokenizer.train(["a b c"] * 3, 260)
@@ -307,11 +307,11 @@ def test_a_journal_that_cannot_be_written_loses_no_entry(
             spool.append(tags={"at": str(at)})
         assert [entry.content["tags"]["at"] for entry in spool.read()] == [str(n) for n in range(at + at % 2)]
     with failing(Faults(1, number)):
-        spool.add_file(b"picture", "a.png")
+        spool.add_file(b"image", "a.png")
     assert len(list(spool.read())) == 6  # an entry never names a file that is not whole
-    spool.add_file(b"picture", "b.png")
+    spool.add_file(b"image", "b.png")
     (entry,) = list(spool.read())[6:]
-    assert (spool.folder / entry.content["file"]).read_bytes() == b"picture"
+    assert (spool.folder / entry.content["file"]).read_bytes() == b"image"
     spool.close()
 
 
@@ -322,7 +322,7 @@ def test_a_sender_that_cannot_note_how_far_it_came_goes_on(
     folder = tmp_path / "vanilla" / "run" / "tracking"
     spool = Spool(folder)
     spool.open()
-    spool.add_file(b"picture", "a.png")
+    spool.add_file(b"image", "a.png")
     record = {"run_id": "0" * 32, "run_name": "run", "experiment": "vanilla", "start_time": 1}
     (folder / "run.json").write_text(json.dumps(record))
     destination = Destination(folder, "sqlite:///none", LocalStore(tmp_path))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from learning.toy_runs import MODULE
 
-from transformer_architectures.training.run_folder import RunFolder
+from transformer_architectures.training.runs.run_folder import RunFolder
 
 HANG_TIMEOUT = 30
 GENEROUS = HANG_TIMEOUT + 30 + 60  # seconds; the last minute is for a machine that does other things too

@@ -22,7 +22,7 @@ from typing import Any
 
 from faults.planted import Plant
 
-from transformer_architectures.processes import without_main_module
+from transformer_architectures.utils.processes import without_main_module
 
 MODULES = [
     "faults.warm_process",

@@ -12,25 +12,32 @@ import torch
 from torch import Tensor, nn
 from toy_task import ToyData, ToyTask
 
-from transformer_architectures.architectures.bert.config import BertModelConfig
-from transformer_architectures.architectures.bert.mask_filler import MaskFiller, MaskFillerSettings
-from transformer_architectures.architectures.bert.tagger import Tagger, TaggerSettings
-from transformer_architectures.architectures.bert.text_classifier import TextClassifier, TextClassifierSettings
-from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
-from transformer_architectures.architectures.vanilla.transformer import Transformer
-from transformer_architectures.architectures.vanilla.translator import Translator
-from transformer_architectures.architectures.vit.augmentation import PicturePreparation
-from transformer_architectures.architectures.vit.classifier import Labeling, PictureClassifier
-from transformer_architectures.architectures.vit.config import VitModelConfig
-from transformer_architectures.architectures.vit.transformer import VisionTransformerForImageClassification
+from transformer_architectures.architectures.bert.transformer import (
+    BertForMaskedLM,
+    BertForSeqClassification,
+    BertForTokenClassification,
+    BertModelConfig,
+)
+from transformer_architectures.architectures.vanilla.transformer import Transformer, VanillaModelConfig
+from transformer_architectures.architectures.vit.transformer import (
+    VisionTransformerForImageClassification,
+    VitModelConfig,
+)
+from transformer_architectures.datasets.images.augmentation import ImagePreparation
 from transformer_architectures.generation import GenerationConfig
-from transformer_architectures.loaded_model import LoadedModel
+from transformer_architectures.tasks.image_classification import ImageClassifier
+from transformer_architectures.tasks.images.label_map import LabelMap
+from transformer_architectures.tasks.masked_language_model import MaskFiller, MaskFillerSettings
+from transformer_architectures.tasks.predictor import Predictor
+from transformer_architectures.tasks.text_classification import TextClassifier, TextClassifierSettings
+from transformer_architectures.tasks.token_classification import Tagger, TaggerSettings
+from transformer_architectures.tasks.translation import Translator
 from transformer_architectures.tokenization import SubwordTokenizer, WordPieceTokenizer
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.loop import Fit
+from transformer_architectures.training.loop import Trainer
 from transformer_architectures.training.precision import Precision
-from transformer_architectures.training.run_folder import Start
-from transformer_architectures.training.signals import StopRequest
+from transformer_architectures.training.runs.run_folder import Start
+from transformer_architectures.training.runs.signals import StopRequest
 from transformer_architectures.training.task import Scores
 
 TEXTS = ["the house stands by a river", "under old trees", "nobody knows who built it so long ago"]
@@ -57,14 +64,12 @@ def translator() -> Translator:
     )
 
 
-def picture_classifier() -> PictureClassifier:
-    """Three classes, pictures of 8 × 12 pixels."""
+def image_classifier() -> ImageClassifier:
+    """Three classes, images of 8 × 12 pixels."""
     config = VitModelConfig.model_validate({"image_size": [8, 12], "patch_size": 4, "num_labels": 3, **SIZES})
-    preparation = PicturePreparation(height=8, width=12, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2))
-    labeling = Labeling(classes=("a", "b", "c"), names=("Apple", "Boat", "Cat"), thresholds=(0.3, 0.5, 0.7))
-    return PictureClassifier(
-        with_random_weights(VisionTransformerForImageClassification(config)), preparation, labeling
-    )
+    preparation = ImagePreparation(height=8, width=12, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2))
+    labeling = LabelMap(classes=("a", "b", "c"), names=("Apple", "Boat", "Cat"), thresholds=(0.3, 0.5, 0.7))
+    return ImageClassifier(with_random_weights(VisionTransformerForImageClassification(config)), preparation, labeling)
 
 
 def word_pieces() -> WordPieceTokenizer:
@@ -81,25 +86,25 @@ def bert_config(num_labels: int = 0) -> BertModelConfig:
 def mask_filler() -> MaskFiller:
     """A pre-trained encoder."""
     settings = MaskFillerSettings(max_length=8, stride=3)
-    return MaskFiller(with_random_weights(MaskFiller.build(bert_config())), word_pieces(), settings)
+    return MaskFiller(with_random_weights(BertForMaskedLM(bert_config())), word_pieces(), settings)
 
 
 def text_classifier() -> TextClassifier:
     """Two classes."""
-    model = with_random_weights(TextClassifier.build(bert_config(2)))
+    model = with_random_weights(BertForSeqClassification(bert_config(2)))
     return TextClassifier(model, word_pieces(), TextClassifierSettings(max_length=8, stride=3), ("bad", "good"))
 
 
 def tagger() -> Tagger:
     """Entities of one kind."""
-    model = with_random_weights(Tagger.build(bert_config(3)))
+    model = with_random_weights(BertForTokenClassification(bert_config(3)))
     settings = TaggerSettings(max_length=8, stride=3, are_entities=True)
     return Tagger(model, word_pieces(), settings, ("B-LOC", "I-LOC", "O"))
 
 
 MODELS: dict[str, Callable[[], Any]] = {
     "translation": translator,
-    "image_classification": picture_classifier,
+    "image_classification": image_classifier,
     "masked_language_model": mask_filler,
     "text_classification": text_classifier,
     "token_classification": tagger,
@@ -107,17 +112,17 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 
 # -------------------------------------------------------------------- what is asked of them
-def picture() -> Tensor:
+def image() -> Tensor:
     """Of another size than the model's, so that it is prepared too."""
     return (torch.arange(3 * 10 * 14).reshape(3, 10, 14) * 7 % 256).to(torch.uint8)
 
 
-def answers(loaded: LoadedModel) -> Any:
+def answers(loaded: Predictor) -> Any:
     """What a model says, as JSON has it."""
     if isinstance(loaded, Translator):
         return [[list(pair) for pair in ranked] for ranked in loaded.predict(TEXTS, n_best=2)]
-    if isinstance(loaded, PictureClassifier):
-        return loaded.predict([picture()])
+    if isinstance(loaded, ImageClassifier):
+        return loaded.predict([image()])
     if isinstance(loaded, MaskFiller):
         return loaded.predict([f"[MASK] {text} [MASK]" for text in TEXTS])
     return loaded.predict(TEXTS)
@@ -172,7 +177,7 @@ def outputs(name: str, model: Any) -> Tensor:
     """Of fixed inputs."""
     tokens = torch.tensor([[5, 9, 14, 3], [7, 7, 21, 40]])
     if name == "image_classification":
-        pixels = picture()[:, :8, :12].float() / 255
+        pixels = image()[:, :8, :12].float() / 255
         logits: Tensor = model(torch.stack([pixels, pixels.flip(2)]))
     elif name == "translation":
         logits = model(tokens, tokens.flip(1), torch.ones_like(tokens))
@@ -185,7 +190,7 @@ def outputs(name: str, model: Any) -> Tensor:
 TRAINED = {"translation": "vanilla", "image_classification": "vit", "masked_language_model": "bert"}
 
 
-def training(name: str, root: Path, start: Start = Start(), max_steps: int = MADE_STEPS, **changes: Any) -> Fit:
+def training(name: str, root: Path, start: Start = Start(), max_steps: int = MADE_STEPS, **changes: Any) -> Trainer:
     """A run of two steps, or one that goes on from there. MLflow's active run has to be `RUN_ID`, named as the task."""
     settings: dict[str, Any] = {
         "seed": 3,
@@ -200,17 +205,17 @@ def training(name: str, root: Path, start: Start = Start(), max_steps: int = MAD
     }
     config = TrainingConfig(**{**settings, **changes})
     task = GoldenTask(name, TRAINED[name])
-    return Fit(task, FixedData(), config, Precision(torch.device("cpu"), None), None, StopRequest(), start)
+    return Trainer(task, FixedData(), config, Precision(torch.device("cpu"), None), StopRequest(), start)
 
 
-def where_it_stands(fit: Fit) -> dict[str, Any]:
+def where_it_stands(trainer: Trainer) -> dict[str, Any]:
     """Loss and weights of a run, in few numbers."""
-    assert fit.ema is not None
-    weights = torch.cat([parameter.detach().flatten() for parameter in fit.model.parameters()]).double()
-    average = torch.cat([parameter.detach().flatten() for parameter in fit.ema.parameters()]).double()
+    assert trainer.ema is not None
+    weights = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()]).double()
+    average = torch.cat([parameter.detach().flatten() for parameter in trainer.ema.parameters()]).double()
     return {
-        "global_step": fit.state.global_step,
-        "best_score": fit.state.best_score,
+        "global_step": trainer.state.global_step,
+        "best_score": trainer.state.best_score,
         "weights": [float(weights.mean()), float(weights.norm())],
         "average": [float(average.mean()), float(average.norm())],
     }

@@ -17,8 +17,8 @@ import torch
 from golden_models import MODELS, RESUMED_STEPS, RUN_ID, TRAINED, answers, training, where_it_stands
 
 from transformer_architectures import load_model
-from transformer_architectures.training.checkpointing import read_checkpoint
-from transformer_architectures.training.run_folder import Start
+from transformer_architectures.training.checkpointing.checkpoints import read_checkpoint
+from transformer_architectures.training.runs.run_folder import Start
 
 HERE = Path(__file__).parent
 VERSION = "0.1.0"
@@ -43,13 +43,13 @@ def train(name: str, folder: Path) -> dict[str, Any]:
     """Leaves a checkpoint, and says where the run goes from there."""
     mlflow.active_run = lambda: SimpleNamespace(info=SimpleNamespace(run_id=RUN_ID, run_name=name))
     root = folder / "runs"
-    fit = training(name, root)
-    fit.run()
+    trainer = training(name, root)
+    trainer.run()
     run_folder = root / TRAINED[name] / f"{name}_{RUN_ID[:6]}"
     for path in run_folder.glob("best_*"):  # what is not needed to go on
         path.unlink()
     elsewhere = folder / "not_kept"
-    checkpoint = run_folder / f"step_{fit.state.global_step}.pt"
+    checkpoint = run_folder / f"step_{trainer.state.global_step}.pt"
     resumed = training(name, elsewhere, Start(None, checkpoint, read_checkpoint(checkpoint)), RESUMED_STEPS)
     resumed.run()
     shutil.rmtree(elsewhere)

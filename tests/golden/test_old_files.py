@@ -12,7 +12,7 @@ import pytest
 from golden_models import MODELS, RESUMED_STEPS, RUN_ID, TRAINED, answers, training, where_it_stands
 
 from transformer_architectures import load_model
-from transformer_architectures.training.run_folder import find_start
+from transformer_architectures.training.runs.run_folder import find_start
 
 VERSIONS = sorted(path.parent for path in Path(__file__).parent.glob("*/expected.json"))
 TOLERANCE = 1e-5
@@ -79,9 +79,9 @@ def test_a_run_goes_on_from_a_checkpoint(
     packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
 
     start = find_start(str(packed.with_suffix("")), tmp_path / "runs", TRAINED[name], "")
-    fit = training(name, tmp_path / "runs", start, RESUMED_STEPS)
-    assert fit.state.global_step == 2
-    fit.run()
-    assert differences(where_it_stands(fit), expected(version, "training", name)) == []
+    trainer = training(name, tmp_path / "runs", start, RESUMED_STEPS)
+    assert trainer.state.global_step == 2
+    trainer.run()
+    assert differences(where_it_stands(trainer), expected(version, "training", name)) == []
     assert start.folder is not None
     start.folder.release()

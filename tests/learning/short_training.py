@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import SummedLoss
+from transformer_architectures.training.distributed.ranks import SummedLoss
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler
 from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.step import TrainingStep

@@ -9,13 +9,12 @@ import torch
 from short_training import train
 from torch import Tensor
 
-from transformer_architectures.architectures.bert.config import BertModelConfig
 from transformer_architectures.architectures.bert.data import LabeledBatch, TransformerDataCollator
-from transformer_architectures.architectures.bert.heads import masked_features
-from transformer_architectures.architectures.bert.rows import TokenRow
-from transformer_architectures.architectures.bert.transformer import BertForMaskedLM
-from transformer_architectures.architectures.bert.windowed_text import WindowedText
-from transformer_architectures.training.cross_entropy import linear_cross_entropy
+from transformer_architectures.architectures.bert.transformer import BertForMaskedLM, BertModelConfig
+from transformer_architectures.datasets.text.packed_batches import TokenRow
+from transformer_architectures.datasets.text.windowed_text import WindowedText
+from transformer_architectures.kernels.cross_entropy import linear_cross_entropy
+from transformer_architectures.tasks.masked_language_model import masked_features
 
 PAD, MASK, FIRST, SYMBOLS = 0, 1, 2, 10
 

@@ -6,19 +6,20 @@ import json
 import random
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from transformer_architectures import load_model
-from transformer_architectures.architectures.bert.training import SECTIONS as TEXT_SECTIONS
-from transformer_architectures.architectures.bert.training import train as train_text
-from transformer_architectures.architectures.vanilla.training import SECTIONS, train
-from transformer_architectures.architectures.vit.training import train as train_pictures
-from transformer_architectures.datasets.bible import bible_path
+from transformer_architectures.architectures.bert.training import BERT
+from transformer_architectures.architectures.train import train
+from transformer_architectures.architectures.vanilla.training import VANILLA
+from transformer_architectures.architectures.vit.training import VIT
+from transformer_architectures.datasets.text.bible import bible_path
 from transformer_architectures.errors import DataError, UsageError
-from transformer_architectures.training.command import train_config
+from transformer_architectures.training.runs.command import train_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = [
@@ -82,7 +83,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 def check(config: str, root: Path, has_test: bool, overrides: list[str]) -> dict[str, object]:
     overrides = [*TINY, f"Training.checkpoint_root={root / 'out'}", f"Data.cache_dir={root / 'cache'}", *overrides]
-    assert train(str(CONFIGS / f"{config}.yaml"), overrides, None) is not None
+    assert train(VANILLA, str(CONFIGS / f"{config}.yaml"), overrides, None) is not None
     (folder,) = (root / "out" / "vanilla").glob("*/model")
     results: dict[str, object] = json.loads((folder / "results.json").read_text())
     assert results["task"] == "translation" and results["global_step"] == 2
@@ -112,10 +113,10 @@ def test_two_steps_of_the_default(seed: int, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures
+# Images
 # ---------------------------------------------------------------------------------------------------------------------
 
-TINY_PICTURES = [
+TINY_IMAGES = [
     "Model.embed_dim=16",
     "Model.num_heads=2",
     "Model.ff_dim=16",
@@ -127,7 +128,7 @@ TINY_PICTURES = [
 ]
 
 
-def picture(side: int, kind: str) -> bytes:
+def image(side: int, kind: str) -> bytes:
     image = Image.new("RGB", (side, side + 3))
     image.putdata([tuple(random.choices(range(256), k=3)) for _ in range(image.width * image.height)])
     buffer = io.BytesIO()
@@ -146,7 +147,7 @@ def openimages(folder: Path, parts: tuple[str, ...] = ("train", "validation", "t
         rows = ["ImageID,Source,LabelName,Confidence"]
         for number in range(12):
             id_ = f"{random.randrange(2**64):016x}"
-            (folder / part / f"{id_}.jpg").write_bytes(picture(random.randint(20, 40), "JPEG"))
+            (folder / part / f"{id_}.jpg").write_bytes(image(random.randint(20, 40), "JPEG"))
             rows += [f"{id_},verification,{classes[i]},{int(i == number % 3)}" for i in range(number % 3 + 1)]
         (annotations / f"{part}-annotations-human-imagelabels.csv").write_text("\n".join(rows) + "\n")
 
@@ -159,28 +160,28 @@ def cifar10(folder: Path) -> None:
     with zipfile.ZipFile(folder / "train.zip", "w") as archive:
         for class_ in ("airplane", "bird"):
             for number in range(40):
-                archive.writestr(f"train/{class_}/{number:04d}.jpg", picture(29, "JPEG"))
+                archive.writestr(f"train/{class_}/{number:04d}.jpg", image(29, "JPEG"))
 
 
-PICTURE_LAYOUTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
+IMAGE_LAYOUTS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "vit_miml": ("OPENIMAGES_DIR", miml, []),
     "vit_cifar10": ("CIFAR10_DIR", cifar10, ["Data.validation_fraction=0.4"]),
     "vision_large": ("OPENIMAGES_DIR", openimages, ["Training.warmup_steps=1"]),
 }
 
 
-def check_pictures(config: str, root: Path, keys: list[str], overrides: list[str]) -> dict[str, object]:
+def check_images(config: str, root: Path, keys: list[str], overrides: list[str]) -> dict[str, object]:
     overrides = [
-        *TINY_PICTURES, f"Training.checkpoint_root={root / 'out'}", f"Data.cache_dir={root / 'cache'}", *overrides
+        *TINY_IMAGES, f"Training.checkpoint_root={root / 'out'}", f"Data.cache_dir={root / 'cache'}", *overrides
     ]  # fmt: skip
-    assert train_pictures(str(CONFIGS / f"{config}.yaml"), overrides, None) is not None
+    assert train(VIT, str(CONFIGS / f"{config}.yaml"), overrides, None) is not None
     (folder,) = (root / "out" / "vit").glob("*/model")
     results: dict[str, object] = json.loads((folder / "results.json").read_text())
     assert results["task"] == "image_classification" and results["global_step"] == 2
     assert results["cost"]["images_per_second"] > 0  # type: ignore[index]
     for part in ("validation", "baseline", "signatures"):
         assert list(results[part]) == keys  # type: ignore[call-overload]
-    (root / "one.png").write_bytes(picture(50, "PNG"))
+    (root / "one.png").write_bytes(image(50, "PNG"))
     rows = load_model(folder, device="cpu").predict([root / "one.png", root / "none.png"])
     assert ["error" in row for row in rows] == [False, True]
     for name in ("augmented_inputs", "predictions", "most_wrong"):
@@ -188,22 +189,22 @@ def check_pictures(config: str, root: Path, keys: list[str], overrides: list[str
     return results
 
 
-@pytest.mark.parametrize("config", PICTURE_LAYOUTS)
-def test_two_steps_with_pictures(config: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    variable, write, overrides = PICTURE_LAYOUTS[config]
+@pytest.mark.parametrize("config", IMAGE_LAYOUTS)
+def test_two_steps_with_images(config: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable, write, overrides = IMAGE_LAYOUTS[config]
     files = tmp_path / "files"
     files.mkdir()
     write(files)
     monkeypatch.setenv(variable, str(files))
     keys = ["map_macro", "map_micro", "map_weighted", "f1", *(["accuracy"] if config == "vit_cifar10" else [])]
-    results = check_pictures(config, tmp_path, keys, overrides)
+    results = check_images(config, tmp_path, keys, overrides)
     assert (results["test"] is not None) == (config == "vision_large")
 
 
 def test_two_steps_of_the_digits(seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
     few = "Data.train.digits={train: 60, validation: 40, test: 40}"
-    results = check_pictures("vit_default", tmp_path, ["map_macro", "map_micro", "map_weighted", "f1"], [few])
+    results = check_images("vit_default", tmp_path, ["map_macro", "map_micro", "map_weighted", "f1"], [few])
     assert results["test"] is not None
     shown = capfd.readouterr().out
     for text in ("logistic regression on the pixels: map_macro", "average precision by class", "baseline", "IMAGE..."):
@@ -212,7 +213,7 @@ def test_two_steps_of_the_digits(seed: int, tmp_path: Path, capfd: pytest.Captur
 
 def test_every_config_is_here() -> None:
     of_suite = {"bert_default", "bert_pretrain", "bert_classify", "bert_tag"}
-    known = {*LAYOUTS, "vanilla_default", *PICTURE_LAYOUTS, "vit_default", *TEXT_LAYOUTS, *of_suite}
+    known = {*LAYOUTS, "vanilla_default", *IMAGE_LAYOUTS, "vit_default", *TEXT_LAYOUTS, *of_suite}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == known
 
 
@@ -226,7 +227,7 @@ def test_several_seeds_and_again(seed: int, tmp_path: Path, capfd: pytest.Captur
     config.write_text(json.dumps({**content, "Data": {"train": files["train"], "validation": files["val"]}}))
     overrides = [*TINY, f"Training.checkpoint_root={tmp_path / 'out'}", f"Data.cache_dir={tmp_path / 'cache'}"]
     for resume in (None, "auto"):  # the second time there is nothing to train
-        train_config(SECTIONS, train, str(config), overrides, resume)
+        train_config(VANILLA.sections, partial(train, VANILLA), str(config), overrides, resume)
         folders = list((tmp_path / "out" / "vanilla").glob("*/model"))
         assert sorted(json.loads((f / "results.json").read_text())["seed"] for f in folders) == [7, 8]
         (summary_path,) = (tmp_path / "out" / "vanilla").glob("*/model/summary.json")
@@ -234,7 +235,7 @@ def test_several_seeds_and_again(seed: int, tmp_path: Path, capfd: pytest.Captur
         assert {run["run"] for run in summary["runs"]} == {f.parent.name for f in folders}
         assert capfd.readouterr().out.rstrip().endswith(str(summary_path.parent))
     with pytest.raises(UsageError, match="seeds is 2"):
-        train_config(SECTIONS, train, str(config), overrides, str(folders[0].parent))
+        train_config(VANILLA.sections, partial(train, VANILLA), str(config), overrides, str(folders[0].parent))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -298,7 +299,7 @@ def test_two_steps_on_texts(
     monkeypatch.setenv(variable, str(files))
     monkeypatch.delenv("PRETRAINED_DIR", raising=False)
     overrides = [*TINY_BERT, f"Training.checkpoint_root={tmp_path / 'out'}", f"Data.cache_dir={tmp_path / 'cache'}"]
-    finished = train_text(str(CONFIGS / f"{config}.yaml"), overrides, None)
+    finished = train(BERT, str(CONFIGS / f"{config}.yaml"), overrides, None)
     assert finished is not None and finished.results["global_step"] == 2 and finished.results["test"] is None
     assert list(finished.results["validation"]) == list(finished.results["baseline"]) == keys
     assert ("the tags are BIO, used as they stand" in capfd.readouterr().err) == (config == "bert_wnut17")
@@ -315,7 +316,7 @@ def test_the_suite_of_the_default(seed: int, tmp_path: Path, capfd: pytest.Captu
     overrides = [*TINY_BERT, f"Training.checkpoint_root={tmp_path / 'out'}", f"Data.cache_dir={tmp_path / 'cache'}"]
     overrides += ["Data.num_samples=60", "Training.keep_checkpoints=1"]
     for resume in (None, "auto"):
-        train_config(TEXT_SECTIONS, train_text, str(CONFIGS / "bert_default.yaml"), overrides, resume)
+        train_config(BERT.sections, partial(train, BERT), str(CONFIGS / "bert_default.yaml"), overrides, resume)
         folders = list((tmp_path / "out" / "bert").glob("*/model"))
         tasks = [json.loads((folder / "results.json").read_text())["task"] for folder in folders]
         assert sorted(tasks) == ["masked_language_model", *["text_classification"] * 2, *["token_classification"] * 2]

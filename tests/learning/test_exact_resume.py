@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from faults.warm_process import launcher
-from learning.toy_runs import CONFIG, MODULE, PICTURES, TEXTS, PictureRuns, Runs, TextRuns, check_equal
+from learning.toy_runs import CONFIG, IMAGES, MODULE, TEXTS, ImageRuns, Runs, TextRuns, check_equal
 
-from transformer_architectures.training.checkpointing import read_checkpoint
+from transformer_architectures.training.checkpointing.checkpoints import read_checkpoint
 from transformer_architectures.training.state import RunState
 
 # Runs the module, and kills itself just before its n-th flush of a checkpoint: the temporary file is written, not yet renamed.
@@ -33,7 +33,7 @@ KILLED_IN_SAVE = f"""if True:
 # The program, with the plug pulled when the model folder is there and nothing after it is.
 KILLED_AFTER_MODEL = f"""if True:
     import os, runpy, signal
-    from transformer_architectures.architectures.vanilla.translator import Translator
+    from transformer_architectures.tasks.translation import Translator
     export = Translator.export
     def export_and_die(*arguments):
         export(*arguments)
@@ -44,20 +44,20 @@ KILLED_AFTER_MODEL = f"""if True:
 
 
 @pytest.fixture(scope="module")
-def picture_runs(tmp_path_factory: pytest.TempPathFactory) -> PictureRuns:
+def image_runs(tmp_path_factory: pytest.TempPathFactory) -> ImageRuns:
     pytest.importorskip("sklearn")
-    runs = PictureRuns(tmp_path_factory.mktemp("pictures"), PICTURES, launch=launcher())
+    runs = ImageRuns(tmp_path_factory.mktemp("images"), IMAGES, launch=launcher())
     runs.finish("undisturbed")
     return runs
 
 
-def test_pictures_stopped_by_a_signal(seed: int, picture_runs: PictureRuns) -> None:
-    check_stopped(picture_runs)
+def test_images_stopped_by_a_signal(seed: int, image_runs: ImageRuns) -> None:
+    check_stopped(image_runs)
 
 
 @pytest.mark.slow
-def test_pictures_killed_at_random_moments(seed: int, picture_runs: PictureRuns) -> None:
-    check_killed(picture_runs, times=3, longest_wait=0.3)
+def test_images_killed_at_random_moments(seed: int, image_runs: ImageRuns) -> None:
+    check_killed(image_runs, times=3, longest_wait=0.3)
 
 
 @pytest.fixture(scope="module")

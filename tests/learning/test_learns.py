@@ -11,7 +11,7 @@ from torch import Tensor
 from transformer_architectures.architectures.vanilla import LabeledBatch, Transformer, VanillaModelConfig
 from transformer_architectures.architectures.vanilla.data import IGNORED_LABEL
 from transformer_architectures.generation import greedy_search
-from transformer_architectures.training.cross_entropy import linear_cross_entropy
+from transformer_architectures.kernels.cross_entropy import linear_cross_entropy
 
 PAD, BOS, EOS = 0, 1, 2
 SYMBOLS = 10  # besides these three

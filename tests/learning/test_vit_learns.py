@@ -9,14 +9,16 @@ import torch
 from short_training import train
 from torch import Tensor
 
-from transformer_architectures.architectures.vit.augmentation import PicturePreparation
-from transformer_architectures.architectures.vit.config import VitModelConfig
 from transformer_architectures.architectures.vit.data import LabeledBatch
-from transformer_architectures.architectures.vit.transformer import VisionTransformerForImageClassification
-from transformer_architectures.training.multi_label_loss import MultiLabelLossConfig, multi_label_loss
+from transformer_architectures.architectures.vit.transformer import (
+    VisionTransformerForImageClassification,
+    VitModelConfig,
+)
+from transformer_architectures.datasets.images.augmentation import ImagePreparation
+from transformer_architectures.tasks.images.multi_label_loss import MultiLabelLossConfig, multi_label_loss
 
 GRID, PATCH = 4, 4
-PREPARATION = PicturePreparation(height=GRID * PATCH, width=GRID * PATCH)
+PREPARATION = ImagePreparation(height=GRID * PATCH, width=GRID * PATCH)
 LOSS = MultiLabelLossConfig()
 
 
@@ -24,10 +26,10 @@ def drawn(size: int, known: float) -> LabeledBatch:
     """A red and a green square somewhere. Labels: red is left of green, red is above green; a part of them is unknown."""
     pixels = torch.randint(0, 60, (size, 3, GRID * PATCH, GRID * PATCH), dtype=torch.uint8)
     labels = torch.zeros(size, 2)
-    for picture, label in zip(pixels, labels, strict=True):
+    for image, label in zip(pixels, labels, strict=True):
         (red_row, green_row), (red_column, green_column) = (random.sample(range(GRID), 2) for _ in range(2))
         for colour, row, column in ((0, red_row, red_column), (1, green_row, green_column)):
-            picture[colour, PATCH * row : PATCH * (row + 1), PATCH * column : PATCH * (column + 1)] = 255
+            image[colour, PATCH * row : PATCH * (row + 1), PATCH * column : PATCH * (column + 1)] = 255
         label[0], label[1] = red_column < green_column, red_row < green_row
     masks = (torch.rand(size, 2) < known).float()
     return LabeledBatch(pixels, labels * masks, masks, tuple(range(size)), PREPARATION)

@@ -21,10 +21,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from transformer_architectures.training import tracking, tracking_destination
-from transformer_architectures.training.checkpointing import read_checkpoint
-from transformer_architectures.training.run_folder import RunFolder
-from transformer_architectures.training.sharded_checkpoints import is_of_shares
+from transformer_architectures.training.checkpointing.checkpoints import read_checkpoint
+from transformer_architectures.training.checkpointing.sharded_checkpoints import is_sharded_checkpoint
+from transformer_architectures.training.runs.run_folder import RunFolder
+from transformer_architectures.training.tracking import destination as tracking_destination
+from transformer_architectures.training.tracking import tracker as tracking
 
 MODULE = "transformer_architectures.architectures.vanilla.training"
 SYLLABLES = ["ba", "lo", "mi", "tu", "ké", "sa", "ro", "ne"]
@@ -198,8 +199,8 @@ def stored_points(database: Path, run_id: str) -> list[tuple[str, int, float]]:
         return connection.execute(query, (run_id,)).fetchall()
 
 
-class PictureRuns(Runs):
-    """The same with a few pictures of digits: augmented and mixed by two processes."""
+class ImageRuns(Runs):
+    """The same with a few images of digits: augmented and mixed by two processes."""
 
     architecture = "vit"
 
@@ -207,7 +208,7 @@ class PictureRuns(Runs):
         """None: the digits are made by the first run."""
 
 
-PICTURES = """
+IMAGES = """
 Model: {image_size: 32, patch_size: 8, embed_dim: 16, num_heads: 2, ff_dim: 16, num_layers: 2, dropout: 0.1, stochastic_depth: 0.2}
 Training:
   seed: 5
@@ -299,7 +300,7 @@ def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
 def content_of(path: Path) -> dict[str, Any]:
     """All that a checkpoint holds; shares of one rank by name. safetensors writes what it notes beside them in an order that varies."""
     content = read_checkpoint(path)
-    if is_of_shares(content):
+    if is_sharded_checkpoint(content):
         (file,) = Path(content["shares"]["folder"]).iterdir()
         content["shares"] = load_file(file)
     return content

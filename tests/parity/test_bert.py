@@ -25,8 +25,7 @@ from transformer_architectures.architectures.bert import (
     BertForTokenClassification,
     BertModelConfig,
 )
-from transformer_architectures.errors import ModelFolderError
-from transformer_architectures.pretrained.bert import (
+from transformer_architectures.architectures.bert.published import (
     PublishedBert,
     bert_weight_map,
     config_from_bert,
@@ -35,6 +34,7 @@ from transformer_architectures.pretrained.bert import (
     parts_of,
     read_bert_folder,
 )
+from transformer_architectures.errors import ModelFolderError
 
 OURS: dict[str, type[nn.Module]] = {
     "encoder": BertForSeqClassification,  # without labels: its output is the pooler's

@@ -26,18 +26,17 @@ from transformers import MarianMTModel
 from transformers import MarianTokenizer as TheirTokenizer
 
 from transformer_architectures import load_model
-from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
 from transformer_architectures.architectures.vanilla.pretrained_start import read_pretrained
-from transformer_architectures.architectures.vanilla.transformer import Transformer
-from transformer_architectures.architectures.vanilla.translator import Translator
-from transformer_architectures.errors import ConfigError, ModelFolderError
-from transformer_architectures.generation import GenerationConfig
-from transformer_architectures.pretrained.marian import (
+from transformer_architectures.architectures.vanilla.published import (
     config_from_marian,
     config_to_marian,
     marian_weight_map,
     read_marian_folder,
 )
+from transformer_architectures.architectures.vanilla.transformer import Transformer, VanillaModelConfig
+from transformer_architectures.errors import ConfigError, ModelFolderError
+from transformer_architectures.generation import GenerationConfig
+from transformer_architectures.tasks.translation import Translator
 from transformer_architectures.tokenization import MarianTokenizer, load_tokenizer
 
 
@@ -348,8 +347,9 @@ def test_training_starts_from_a_published_model(seed: int, tmp_path: Path) -> No
     write_marian_folder(published, seed)
     config = fine_tuning_config(tmp_path, published, seed, dropout=0.3)
     # In a process of its own: a run sets threads, signals and the active run of MLflow.
-    program = "from transformer_architectures.architectures.vanilla.training import train; "
-    program += f"train({config!r}, [], None)"
+    program = "from transformer_architectures.architectures.train import train; "
+    program += "from transformer_architectures.architectures.vanilla.training import VANILLA; "
+    program += f"train(VANILLA, {config!r}, [], None)"
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     finished_run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert finished_run.returncode == 0, finished_run.stderr

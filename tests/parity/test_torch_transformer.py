@@ -28,7 +28,7 @@ from transformer_architectures.feedforward import FeedForwardConfig
 from transformer_architectures.masking import AttentionMask
 from transformer_architectures.normalization import NormConfig
 from transformer_architectures.pretrained.weight_map import Entry, Rename, Stacked, WeightMap, for_each
-from transformer_architectures.sublayer import ResidualConfig
+from transformer_architectures.residual import ResidualConfig
 from transformer_architectures.transformer_blocks import TransformerBlock, TransformerBlockConfig
 
 # Names inside a block; `{kind}` is weight or bias.
@@ -161,7 +161,7 @@ class OurStacks(nn.Module):
     def forward(self, source: Tensor, target: Tensor, source_mask: Tensor, target_mask: Tensor) -> Tensor:
         encoded = self.encoder(source, source_mask)
         output: Tensor = self.decoder(
-            target, AttentionMask.of(target_mask).with_causality(), encoded, encoder_mask=source_mask
+            target, AttentionMask.from_any(target_mask).with_causality(), encoded, encoder_mask=source_mask
         )
         return output
 

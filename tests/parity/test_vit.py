@@ -27,9 +27,7 @@ from torch import Tensor, nn
 from transformers import ViTForImageClassification, ViTModel
 
 from transformer_architectures.architectures.vit import VisionTransformerForImageClassification, VitModelConfig
-from transformer_architectures.errors import ModelFolderError
-from transformer_architectures.positions import resize_grid
-from transformer_architectures.pretrained.vit import (
+from transformer_architectures.architectures.vit.published import (
     config_from_timm,
     config_from_transformers,
     config_to_timm,
@@ -39,7 +37,9 @@ from transformer_architectures.pretrained.vit import (
     timm_weight_map,
     transformers_weight_map,
 )
-from transformer_architectures.pretrained.vit_timm import ARCHITECTURE
+from transformer_architectures.architectures.vit.published_timm import ARCHITECTURE
+from transformer_architectures.errors import ModelFolderError
+from transformer_architectures.positions import resize_grid
 
 
 def from_folder(folder: Path) -> VisionTransformerForImageClassification:
@@ -252,8 +252,8 @@ def test_what_our_model_cannot_be_is_refused_in_one_line(seed: int, tmp_path: Pa
     refused("timm", "act_layer quick_gelu", {"model_args": {**arguments, "act_layer": "quick_gelu"}})
     refused("timm", "global_pool map", {"model_args": {**arguments, "global_pool": "map"}})
     refused("timm", "num_heads", {"model_args": {**arguments, "num_heads": 77}})
-    refused("timm", "do not fit pictures of 400 × 4 pixels", {"model_args": {**arguments, "img_size": [400, 4]}})
-    refused("timm", "how large pictures are", {"model_args": {"num_heads": 1}, "pretrained_cfg": None})
+    refused("timm", "do not fit images of 400 × 4 pixels", {"model_args": {**arguments, "img_size": [400, 4]}})
+    refused("timm", "how large images are", {"model_args": {"num_heads": 1}, "pretrained_cfg": None})
     refused("timm", "vit_base_patch16_clip_224", {"architecture": "vit_base_patch16_clip_224"})
     refused("timm", "architecture resnet18", {"architecture": "resnet18"})
     refused("transformers", "qkv_bias is false", {"qkv_bias": False})

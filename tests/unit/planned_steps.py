@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from transformer_architectures.architectures.bert.data import LabeledBatch as TextBatch
-from transformer_architectures.architectures.bert.training import TASKS
+from transformer_architectures.architectures.bert.training import BERT as BERT_DECLARATION
 from transformer_architectures.architectures.vanilla.data import LabeledBatch as PairBatch
-from transformer_architectures.architectures.vanilla.training import TranslationTask
+from transformer_architectures.masking import Segments
 from transformer_architectures.planning.workload import Workload
-from transformer_architectures.segments import Segments
-from transformer_architectures.training.multi_label_loss import multi_label_loss
+from transformer_architectures.tasks.images.multi_label_loss import multi_label_loss
+from transformer_architectures.tasks.translation import TranslationTask
 
 TRAINING = {"max_steps": 10, "device": "cpu", "precision": "fp32"}
 BERT = {"architecture": "bert", "vocab_size": 96, "embed_dim": 32, "num_heads": 2, "ff_dim": 96, "num_layers": 3}
@@ -43,6 +43,7 @@ SECTIONS: dict[str, dict[str, dict[str, Any]]] = {
              "Data": {"train": {"tags": {"file": "train.conll"}}, "max_length": 32}},
 }  # fmt: skip
 KINDS = tuple(SECTIONS)
+TASKS: Any = {task.kind: task for task in BERT_DECLARATION.models}  # type: ignore[attr-defined]
 
 
 def config_file(path: Path, kind: str, model: dict[str, Any] | None = None, **training: Any) -> str:
@@ -110,7 +111,7 @@ def _text_loss(workload: Workload, kind: str, model: Any, num_rows: int) -> Call
         indices=tuple(range(num_rows)),
     )
     task: Any = SimpleNamespace(is_multi_label=False)
-    return lambda: TASKS[kind].loss(task, model, batch)  # type: ignore[attr-defined, no-any-return, index]
+    return lambda: TASKS[kind].loss(task, model, batch)
 
 
 def autocast(workload: Workload) -> Any:

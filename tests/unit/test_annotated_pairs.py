@@ -35,7 +35,7 @@ def test_only_annotated_pairs_are_kept(dtype: torch.dtype) -> None:
 
 
 def test_memory_of_the_openimages_test_part() -> None:
-    """125,436 pictures, 9,605 classes, 600,000 annotated pairs, in batches of 64 pictures: about 10 bytes per pair, no 4.8 GB."""
+    """125,436 images, 9,605 classes, 600,000 annotated pairs, in batches of 64 images: about 10 bytes per pair, no 4.8 GB."""
     generator = np.random.default_rng()
     num_classes, num_pairs, batch = 9605, 600_000, 306
     tracemalloc.start()
@@ -67,7 +67,7 @@ def test_merged_ranks_are_one(seed: int) -> None:
     assert first.accuracy == whole.accuracy == int((scores.argmax(1) == labels.argmax(1)).sum()) / 10
 
 
-def test_accuracy_is_known_only_where_every_picture_has_one_verified_label() -> None:
+def test_accuracy_is_known_only_where_every_image_has_one_verified_label() -> None:
     single = (torch.tensor([[0.9, 0.1]]), torch.tensor([[1.0, 0.0]]), torch.ones(1, 2))
     pairs = AnnotatedPairs(2)
     assert pairs.accuracy is None

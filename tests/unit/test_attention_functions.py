@@ -25,13 +25,13 @@ def masks() -> dict[str, object]:
         "per query": torch.rand(BATCH, QUERIES, KEYS) > 0.5,
         "per head": rows,
         "causal": AttentionMask(causal=True, first_query=KEYS - QUERIES),
-        "causal and padding": AttentionMask.of(padding).with_causality(first_query=KEYS - QUERIES),
+        "causal and padding": AttentionMask.from_any(padding).with_causality(first_query=KEYS - QUERIES),
     }
 
 
 def reference(scores: Tensor, v: Tensor, mask: object) -> Tensor:
     """Row by row, as one would on paper."""
-    allowed = AttentionMask.of(mask).render(QUERIES, KEYS, scores.device)  # type: ignore[arg-type]
+    allowed = AttentionMask.from_any(mask).render(QUERIES, KEYS, scores.device)  # type: ignore[arg-type]
     allowed = torch.ones(1, dtype=torch.bool) if allowed is None else allowed
     allowed = allowed.expand(BATCH, HEADS, QUERIES, KEYS)
     context = torch.zeros(BATCH, HEADS, QUERIES, v.shape[-1], dtype=scores.dtype)

@@ -23,9 +23,8 @@ from transformer_architectures.architectures.bert import (
 from transformer_architectures.architectures.bert.pooling import pool
 from transformer_architectures.attention import record_attention
 from transformer_architectures.errors import UsageError
-from transformer_architectures.masking import AttentionMask
-from transformer_architectures.segments import Segments
-from transformer_architectures.training.cross_entropy import linear_cross_entropy
+from transformer_architectures.kernels.cross_entropy import linear_cross_entropy
+from transformer_architectures.masking import AttentionMask, Segments
 from transformer_architectures.training.optimization import decayed_parameters
 
 FORMS: list[dict[str, Any]] = [
@@ -105,7 +104,7 @@ def test_packed_rows_give_what_padded_ones_give(seed: int, form: dict[str, Any],
     model: Any = kind(config(**form)).double()
     token_ids, mask = padded_batch()
     types = None if form.get("token_types") == 0 else torch.randint(2, token_ids.shape)
-    segments = Segments.of_mask(mask, rows_multiple=random.choice([1, 16]))
+    segments = Segments.from_mask(mask, rows_multiple=random.choice([1, 16]))
     packed_mask = AttentionMask(segments=segments)
     packed = model(segments.pack(token_ids), packed_mask, None if types is None else segments.pack(types))
     padded = model(token_ids, mask, types)
@@ -170,7 +169,7 @@ def test_pooling(seed: int) -> None:
     assert not mean[2].any() and not largest[2].any()
     torch.testing.assert_close(pool(states, "mean"), states.mean(dim=1))
     torch.testing.assert_close(pool(states, "max"), states.amax(dim=1))
-    for wrong in (torch.ones(3, 4, 4), AttentionMask.of(mask)):
+    for wrong in (torch.ones(3, 4, 4), AttentionMask.from_any(mask)):
         assert torch.equal(pool(states, "cls", wrong), states[:, 0])
         with pytest.raises(UsageError, match="pooling: mean needs"):
             pool(states, "mean", wrong)

@@ -17,9 +17,9 @@ from transformer_architectures.architectures.bert import (
     BertModelConfig,
 )
 from transformer_architectures.architectures.bert.pretrained_start import read_pretrained
+from transformer_architectures.architectures.bert.published import bert_weight_map, config_to_bert
 from transformer_architectures.errors import ConfigError, ModelFolderError
-from transformer_architectures.model_folder import write_model_folder
-from transformer_architectures.pretrained.bert import bert_weight_map, config_to_bert
+from transformer_architectures.pretrained.model_folder import write_model_folder
 from transformer_architectures.tokenization import SubwordTokenizer, WordPieceTokenizer
 
 TOKENIZER = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", *(f"##{c}" for c in "abc")])

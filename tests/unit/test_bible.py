@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from transformer_architectures.datasets import bible
-from transformer_architectures.datasets.bible import CODES, BibleVersion, Verse, clean, part_of_chapter
-from transformer_architectures.datasets.parallel_text import BibleConfig, Pair, ParallelTextConfig, read_pairs
 from transformer_architectures.datasets.rejections import Rejection
-from transformer_architectures.datasets.splitting import Part
+from transformer_architectures.datasets.splits import Split
+from transformer_architectures.datasets.text import bible
+from transformer_architectures.datasets.text.bible import CODES, BibleVersion, Verse, clean, split_of_chapter
+from transformer_architectures.datasets.text.parallel_text import BibleConfig, Pair, ParallelTextConfig, read_pairs
 from transformer_architectures.errors import DataError
 
-PARTS: tuple[Part, ...] = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 VERSIONS: tuple[BibleVersion, ...] = tuple(CODES)
 NUM_VERSES, NUM_CHAPTERS, NUM_BOOKS = 31_102, 1_189, 66
 
@@ -76,26 +76,26 @@ def test_languages_are_what_the_names_say() -> None:
 
 
 def test_a_chapter_belongs_to_one_part_the_same_for_every_pair(read_once: None) -> None:
-    parts_of_chapter: dict[tuple[int, int], set[Part]] = {}
+    splits_of_chapter: dict[tuple[int, int], set[Split]] = {}
     for source, target in PAIRS:
         seen = []
-        for part in PARTS:
+        for part in SPLITS:
             for left, right in bible.verse_pairs(source, target, part):
                 assert left[:3] == right[:3]
-                parts_of_chapter.setdefault(left[:2], set()).add(part)
+                splits_of_chapter.setdefault(left[:2], set()).add(part)
                 seen.append(left[:3])
         # Every verse in exactly one part.
         assert sorted(seen) == [verse[:3] for verse in verses(source)]
-    assert len(parts_of_chapter) == NUM_CHAPTERS
-    for chapter, parts in parts_of_chapter.items():
-        assert parts == {part_of_chapter(*chapter)}, chapter
+    assert len(splits_of_chapter) == NUM_CHAPTERS
+    for chapter, parts in splits_of_chapter.items():
+        assert parts == {split_of_chapter(*chapter)}, chapter
 
 
 def test_the_split_never_changes() -> None:
     """Published scores hold for these chapters only: a new split is a new corpus."""
     chapters = sorted({verse[:2] for verse in verses("web")})
-    held_out = {part: [chapter for chapter in chapters if part_of_chapter(*chapter) == part] for part in PARTS}
-    assert [len(held_out[part]) for part in PARTS] == [1126, 23, 40]
+    held_out = {part: [chapter for chapter in chapters if split_of_chapter(*chapter) == part] for part in SPLITS}
+    assert [len(held_out[part]) for part in SPLITS] == [1126, 23, 40]
     assert held_out["test"][:3] == [(2, 17), (5, 2), (6, 8)] and held_out["validation"][:3] == [
         (1, 30),
         (4, 13),
@@ -107,7 +107,7 @@ def test_the_reader_gives_every_verse_of_a_part(read_once: None) -> None:
     for source, target in (("web", "darby"), ("bbe", "segond")):
         config = ParallelTextConfig.model_validate({"bible": {"source": source, "target": target}})
         num_rows = 0
-        for part in PARTS:
+        for part in SPLITS:
             rows = list(read_pairs(config, part, "en", "fr"))
             num_rows += len(rows)
             rejected = [row for row in rows if isinstance(row, Rejection)]
@@ -119,7 +119,7 @@ def test_the_reader_gives_every_verse_of_a_part(read_once: None) -> None:
 def test_no_scored_verse_is_empty_in_any_version() -> None:
     for version in VERSIONS:
         for verse in verses(version):
-            assert verse.text or part_of_chapter(verse.book, verse.chapter) == "train", (version, verse)
+            assert verse.text or split_of_chapter(verse.book, verse.chapter) == "train", (version, verse)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_versions_that_do_not_match_are_an_error(monkeypatch: pytest.MonkeyPatch
     left = [Verse(1, 1, 1, "a"), Verse(1, 1, 2, "b")]
     right = {"web": left, "darby": [Verse(1, 1, 1, "c"), Verse(1, 1, 3, "d")]}
     monkeypatch.setattr(bible, "verses", lambda version: right[version])
-    monkeypatch.setattr(bible, "part_of_chapter", lambda book, chapter: "train")
+    monkeypatch.setattr(bible, "split_of_chapter", lambda book, chapter: "train")
     with pytest.raises(DataError, match="damaged"):
         list(bible.verse_pairs("web", "darby", "train"))
     right["darby"] = left[:1]

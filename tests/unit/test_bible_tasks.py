@@ -9,22 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer_architectures.datasets import bible
-from transformer_architectures.datasets.bible import BibleVersion
-from transformer_architectures.datasets.bible_tasks import (
+from transformer_architectures.datasets.splits import Split
+from transformer_architectures.datasets.text import bible
+from transformer_architectures.datasets.text.bible import BibleVersion
+from transformer_architectures.datasets.text.bible_tasks import (
     kind_of_book,
     verses_by_kind,
     verses_without_punctuation,
     with_punctuation,
     without_punctuation,
 )
-from transformer_architectures.datasets.documents import Document, DocumentsConfig, read_documents
-from transformer_architectures.datasets.labeled_text import LabeledText, LabeledTextConfig, read_labeled_text
-from transformer_architectures.datasets.parallel_text import BibleConfig, Pair, ParallelTextConfig, read_pairs
-from transformer_architectures.datasets.splitting import Part
-from transformer_architectures.datasets.tagged_text import TaggedText, TaggedTextConfig, read_tagged_text
+from transformer_architectures.datasets.text.conll import TaggedText
+from transformer_architectures.datasets.text.documents import Document, DocumentsConfig, read_documents
+from transformer_architectures.datasets.text.labeled_text import LabeledText, LabeledTextConfig, read_labeled_text
+from transformer_architectures.datasets.text.parallel_text import BibleConfig, Pair, ParallelTextConfig, read_pairs
+from transformer_architectures.datasets.text.tagged_text import TaggedTextConfig, read_tagged_text
 
-PARTS: tuple[Part, ...] = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 ENGLISH: tuple[BibleVersion, ...] = ("web", "kjv", "bbe")
 
 verses = cache(bible.verses)
@@ -42,8 +43,8 @@ def chapter(place: str) -> tuple[int, int]:
 
 
 def test_no_chapter_of_a_part_is_in_another_in_any_task_and_version() -> None:
-    chapters: dict[Part, set[tuple[int, int]]] = {}
-    for part in PARTS:
+    chapters: dict[Split, set[tuple[int, int]]] = {}
+    for part in SPLITS:
         of_part = chapters[part] = set()
         translation = read_pairs(ParallelTextConfig(bible=BibleConfig(source="web", target="darby")), part, "en", "fr")
         of_part |= {chapter(row.file) for row in translation if isinstance(row, Pair)}
@@ -59,8 +60,8 @@ def test_no_chapter_of_a_part_is_in_another_in_any_task_and_version() -> None:
 
 
 def test_every_task_has_every_verse_with_words() -> None:
-    by_kind = [row for part in PARTS for row in verses_by_kind(["bbe"], part)]
-    tagged = [row for part in PARTS for row in verses_without_punctuation(["bbe"], part)]
+    by_kind = [row for part in SPLITS for row in verses_by_kind(["bbe"], part)]
+    tagged = [row for part in SPLITS for row in verses_without_punctuation(["bbe"], part)]
     of_bbe = verses("bbe")  # which leaves some verses out
     assert sorted((*chapter(row.file), row.line) for row in by_kind) == [verse[:3] for verse in of_bbe if verse.text]
     with_words = [verse[:3] for verse in of_bbe if re.search(r"\w", verse.text)]
@@ -94,7 +95,7 @@ def test_kinds_of_books() -> None:
 
 
 def test_every_kind_is_in_every_part() -> None:
-    for part in PARTS:
+    for part in SPLITS:
         kinds = {row.kind for row in verses_by_kind(["web"], part)}
         assert kinds == {"law", "history", "wisdom", "prophets", "gospels", "letters"}
 

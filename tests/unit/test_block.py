@@ -8,14 +8,14 @@ import torch
 
 from transformer_architectures.attention import AttentionConfig, record_attention
 from transformer_architectures.decoder import Decoder
-from transformer_architectures.decoding_state import STEPS_BETWEEN_DROPS, DecodingState
-from transformer_architectures.dropout import Dropout
 from transformer_architectures.encoder import Encoder
 from transformer_architectures.errors import UsageError
 from transformer_architectures.feedforward import FeedForwardConfig
+from transformer_architectures.generation.decoding_state import STEPS_BETWEEN_DROPS, DecodingState
+from transformer_architectures.kernels.dropout import Dropout
 from transformer_architectures.masking import AttentionMask
 from transformer_architectures.normalization import NormConfig
-from transformer_architectures.sublayer import ResidualConfig
+from transformer_architectures.residual import ResidualConfig
 from transformer_architectures.transformer_blocks import TransformerBlock, TransformerBlockConfig
 
 CONFIG = TransformerBlockConfig(8, AttentionConfig(num_heads=2), FeedForwardConfig(16))

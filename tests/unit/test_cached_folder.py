@@ -1,7 +1,11 @@
 """Folders that are made once: errors name the file that they are about, and what was damaged later is noticed."""
 
 import json
+import multiprocessing
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,3 +92,44 @@ def test_the_new_name_is_on_the_disk_too(tmp_path: Path, monkeypatch: pytest.Mon
     cached_folder(folder, make)
     assert flushed[-1] == (tmp_path, True)
     assert {path.name for path, is_there in flushed if not is_there} >= {"below", "a.txt", SIZES}
+
+
+def test_threads_take_turns(tmp_path: Path) -> None:
+    made = []
+
+    def make_slowly(folder: Path) -> None:
+        made.append(folder)
+        time.sleep(0.1)
+        make(folder)
+
+    threads = [threading.Thread(target=cached_folder, args=(tmp_path / "f", make_slowly)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and (tmp_path / "f" / "below" / "a.txt").read_text() == "made"
+
+
+def fork_and_hang(folder: Path) -> None:
+    """A maker that has workers, and is killed."""
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker.start()
+    (folder.parent / "worker").write_text(str(worker.pid))
+    (folder.parent / "worker").rename(folder.parent / "worker_is_there")
+    time.sleep(60)
+
+
+def test_a_forked_worker_does_not_keep_the_lock_of_a_killed_maker(tmp_path: Path) -> None:
+    maker = multiprocessing.get_context("fork").Process(target=cached_folder, args=(tmp_path / "f", fork_and_hang))
+    maker.start()
+    while not (tmp_path / "worker_is_there").exists():
+        time.sleep(0.01)
+    assert maker.pid is not None
+    os.kill(maker.pid, signal.SIGKILL)
+    maker.join()
+    try:
+        started = time.monotonic()
+        assert cached_folder(tmp_path / "f", make).is_dir()
+        assert time.monotonic() - started < 30
+    finally:
+        os.kill(int((tmp_path / "worker_is_there").read_text()), signal.SIGKILL)

@@ -22,9 +22,10 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from transformer_architectures.errors import CheckpointError, TrackingError
-from transformer_architectures.training import checked_files, checkpointing
-from transformer_architectures.training.checked_files import digest_path
-from transformer_architectures.training.checkpointing import (
+from transformer_architectures.training.checkpointing import checked_files
+from transformer_architectures.training.checkpointing import checkpoints as checkpointing
+from transformer_architectures.training.checkpointing.checked_files import digest_path
+from transformer_architectures.training.checkpointing.checkpoints import (
     load_checkpoint,
     random_state,
     read_checkpoint,

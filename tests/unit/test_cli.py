@@ -1,6 +1,7 @@
 """The command `tarch`: what goes where, with which exit code."""
 
 import gzip
+import inspect
 import io
 import json
 import multiprocessing
@@ -18,10 +19,10 @@ import torch
 from tiny_translator import tiny_translator
 
 from transformer_architectures import cli
-from transformer_architectures.architectures.vanilla import VanillaModelConfig
-from transformer_architectures.architectures.vanilla.training import VanillaTrainingConfig
+from transformer_architectures.architectures import model_commands, train
 from transformer_architectures.datasets.items_in_order import items_in_order
-from transformer_architectures.model_folder import write_model_folder
+from transformer_architectures.pretrained.model_folder import write_model_folder
+from transformer_architectures.tasks.translation import Translator
 
 LINES = ["ba lo mi", "", "tuka séro", "lo\u2028mi\x0bka", "x" * 300]
 
@@ -75,6 +76,20 @@ def test_predict_writes_one_line_for_each_line(tarch: Tarch, model_dir: str, tmp
     crlf = tarch("predict", model_dir, stdin=b"\xef\xbb\xbf" + "\r\n".join(LINES).encode())
     assert crlf.lines == piped.lines
     assert tarch("predict", model_dir, stdin=b"").out == ""
+
+
+def test_inputs_are_texts_or_files(tarch: Tarch, model_dir: str, tmp_path: Path) -> None:
+    piped = tarch("predict", model_dir, stdin="\n".join(LINES).encode()).lines
+    path = text_file(tmp_path / "in.txt", LINES[:2])
+    given = tarch("predict", "--beam", "3", model_dir, path, *LINES[2:])
+    assert given.code == 0 and given.lines == piped
+
+
+def test_the_options_are_those_of_the_tasks(tarch: Tarch) -> None:
+    shown = tarch("predict", "--help")
+    assert shown.code == 0 and all(option in shown.out for option in ("--beam", "--n-best", "--batch-size", "--device"))
+    parameters = inspect.signature(Translator.predict).parameters
+    assert parameters["n_best"].default is None and "input" not in parameters and "options" not in parameters
 
 
 def test_bytes_that_are_no_utf8_still_give_their_line(tarch: Tarch, model_dir: str) -> None:
@@ -147,17 +162,20 @@ def test_debug_shows_the_traceback_and_keeps_the_code(tarch: Tarch) -> None:
 def test_an_option_of_another_task_is_refused_by_name(
     tarch: Tarch, model_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformer_architectures.architectures.vanilla.translator import Translator
+    from transformer_architectures.tasks.line_predictor import LineOptions
+    from transformer_architectures.tasks.translation import Translator
 
-    monkeypatch.setattr(Translator, "command_options", {"predict": frozenset({"--input"})})
+    others = model_commands.options_of_tasks("predict")
+    monkeypatch.setattr(model_commands, "options_of_tasks", lambda command: others)
+    monkeypatch.setattr(Translator, "predict_options", LineOptions)
     outcome = tarch("predict", model_dir, "--beam", "4", stdin=b"ba\n")
     assert outcome.code == 2 and "--beam does not belong to predict for translation" in outcome.err
 
 
-def test_a_process_that_is_lost_while_it_reads_pictures_is_named(tarch: Tarch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_lost_while_it_reads_images_is_named(tarch: Tarch, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = []
 
-    def predict_command() -> Iterator[str]:
+    def predict_lines(inputs: list[str], options: object) -> Iterator[str]:
         others = set(multiprocessing.active_children())
         for number in items_in_order(range(1_000_000), num_inputs=1_000):
             if number == 10:
@@ -166,8 +184,8 @@ def test_a_process_that_is_lost_while_it_reads_pictures_is_named(tarch: Tarch, m
                 lost.append(worker.pid)
             yield str(number)
 
-    fake = SimpleNamespace(predict_command=predict_command)
-    monkeypatch.setattr(cli, "load_for", lambda *_: (fake, {}))
+    fake = SimpleNamespace(predict_lines=predict_lines)
+    monkeypatch.setattr(model_commands, "load_for", lambda *_: (fake, {}))
     outcome = tarch("predict", "model")
     assert outcome.code == 1
     expected = rf"tarch: a worker that loads batches is lost: DataLoader worker .*{lost[0]}.*\n"
@@ -189,30 +207,19 @@ def test_train_calls_the_training_of_the_architecture(
 ) -> None:
     calls = []
 
-    class Training:
-        SECTIONS = {"Model": VanillaModelConfig, "Training": VanillaTrainingConfig}
-
-        @staticmethod
-        def train(config: str, overrides: list[str], resume: str | None) -> None:
-            calls.append((config, overrides, resume))
-
     config = tmp_path / "run.yaml"
-    config.write_text("Model:\n  architecture: vanilla\nTraining:\n  max_steps: 1\n")
-    real_import = cli.import_module
-    monkeypatch.setattr(
-        cli, "import_module", lambda name: Training if name.endswith(".training") else real_import(name)
-    )
-    monkeypatch.setattr(cli, "find_spec", lambda name: name.endswith(".vanilla.training"))
+    config.write_text("Model: {architecture: vanilla}\nTraining: {max_steps: 1}\nData: {train: {file: pairs.tsv}}\n")
+    monkeypatch.setattr(train, "train", lambda architecture, *arguments: calls.append((architecture.name, *arguments)))
     outcome = tarch("train", str(config), "--set", "Training.seed=2", "--set", "Model.dropout=0", "--resume", "auto")
     assert outcome.code == 0
-    assert calls == [(str(config), ["Training.seed=2", "Model.dropout=0"], "auto")]
+    assert calls == [("vanilla", str(config), ["Training.seed=2", "Model.dropout=0"], "auto")]
     assert tarch("train", str(config), "--device", "cpu", "--batch-tokens", "512").code == 0
-    assert calls.pop() == (str(config), ["Training.device=cpu", "Training.batch_tokens=512"], None)
+    assert calls.pop() == ("vanilla", str(config), ["Training.device=cpu", "Training.batch_tokens=512"], None)
     outcome = tarch("train", str(config), "--batch-size", "8")
     assert outcome.code == 2 and "--batch-size does not belong" in outcome.err and len(calls) == 1
     for override in ("Model.architecture=crystal", "Model.architecture="):
         outcome = tarch("train", str(config), "--set", override)
-        assert outcome.code == 2 and "expected one of: vanilla" in outcome.err
+        assert outcome.code == 2 and "expected one of: bert, vanilla" in outcome.err
 
 
 @pytest.mark.parametrize(("left", "code"), [((), 0), (("run a: server away",), 1)])

@@ -8,23 +8,31 @@ from pydantic import AliasChoices, Field
 
 from transformer_architectures.architectures.bert import training as bert_training
 from transformer_architectures.architectures.bert.pretrained_start import FREE
-from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
 from transformer_architectures.architectures.vanilla.data import VanillaDataConfig
-from transformer_architectures.architectures.vanilla.training import VanillaTrainingConfig
-from transformer_architectures.architectures.vit.config import VitModelConfig
-from transformer_architectures.architectures.vit.data_config import VitDataConfig
-from transformer_architectures.architectures.vit.training import VitTrainingConfig
-from transformer_architectures.config import StrictModel, default_config_path, fingerprint, load_config, load_sections
+from transformer_architectures.architectures.vanilla.transformer import VanillaModelConfig
+from transformer_architectures.architectures.vit.transformer import VitModelConfig
+from transformer_architectures.config import (
+    StrictModel,
+    default_config_path,
+    find_config,
+    fingerprint,
+    load_config,
+    load_sections,
+    shipped_configs,
+)
 from transformer_architectures.config.loader import read_sections
 from transformer_architectures.config.yaml_reader import parse_yaml
+from transformer_architectures.datasets.images.data_config import VitDataConfig
 from transformer_architectures.errors import ConfigError
+from transformer_architectures.tasks.image_classification import ImageTrainingConfig
+from transformer_architectures.tasks.images.multi_label_loss import MultiLabelLossConfig
+from transformer_architectures.tasks.translation import TranslationTrainingConfig
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.multi_label_loss import MultiLabelLossConfig
-from transformer_architectures.training.suite import suite_of
+from transformer_architectures.training.runs.suite import suite_of
 
-VANILLA = {"Model": VanillaModelConfig, "Training": VanillaTrainingConfig, "Data": VanillaDataConfig}
-BERT = bert_training.SECTIONS
-VIT = {"Model": VitModelConfig, "Training": VitTrainingConfig, "Data": VitDataConfig}
+VANILLA = {"Model": VanillaModelConfig, "Training": TranslationTrainingConfig, "Data": VanillaDataConfig}
+BERT = bert_training.BERT.sections
+VIT = {"Model": VitModelConfig, "Training": ImageTrainingConfig, "Data": VitDataConfig}
 CONFIGS = sorted(default_config_path("vanilla").resolve().parent.glob("*.yaml"))
 
 
@@ -74,7 +82,7 @@ def test_whole_numbers_serve_as_floats_and_lists_as_tuples(tmp_path: Path) -> No
 
 def test_real_tuple_of_the_training_section() -> None:
     config = load_sections(default_config_path("vanilla"), VANILLA, ["Training.adam_betas=[0.8, 0.9]"])["Training"]
-    assert isinstance(config, VanillaTrainingConfig) and config.adam_betas == (0.8, 0.9)
+    assert isinstance(config, TranslationTrainingConfig) and config.adam_betas == (0.8, 0.9)
 
 
 def test_dates_are_text(tmp_path: Path) -> None:
@@ -293,10 +301,10 @@ CHANGED: dict[str, Any] = {
 
 
 def test_fingerprint_leaves_out_what_does_not_change_what_is_learned_and_nothing_else() -> None:
-    check_fingerprint(VanillaTrainingConfig(max_steps=10), CHANGED)
+    check_fingerprint(TranslationTrainingConfig(max_steps=10), CHANGED)
     shared = {name: value for name, value in CHANGED.items() if name in TrainingConfig.model_fields}
-    of_pictures = {"batch_size": 7, "layer_decay": 0.5, "loss": MultiLabelLossConfig(kind="focal")}
-    check_fingerprint(VitTrainingConfig(max_steps=10), shared | of_pictures)
+    of_images = {"batch_size": 7, "layer_decay": 0.5, "loss": MultiLabelLossConfig(kind="focal")}
+    check_fingerprint(ImageTrainingConfig(max_steps=10), shared | of_images)
 
 
 def check_fingerprint(base: TrainingConfig, changes: dict[str, Any]) -> None:
@@ -352,6 +360,26 @@ def test_there_are_configs() -> None:
     assert CONFIGS and default_config_path("vanilla").is_file()
     with pytest.raises(ConfigError, match="nothing_default.yaml"):
         default_config_path("nothing")
+
+
+# -------------------------------------------------------------------- configs by name
+def test_a_shipped_config_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert set(shipped_configs()) == {path.stem for path in CONFIGS}
+    for path in CONFIGS:
+        assert Path(find_config(path.stem)).samefile(path)
+    assert find_config(str(CONFIGS[0])) == str(CONFIGS[0])
+    (tmp_path / "vit_default").mkdir()
+    assert Path(find_config("vit_default")).name == "vit_default.yaml"  # a folder is no config
+    (tmp_path / "vanilla_default").write_text("Model: {}")
+    assert find_config("vanilla_default") == "vanilla_default"  # an existing file wins
+
+
+@pytest.mark.parametrize("name", ["vanila_default", "configs/nothing.yaml", "", "a\0b", "x" * 5000])
+def test_a_config_that_does_not_exist_names_the_choices(name: str) -> None:
+    with pytest.raises(ConfigError, match="no such file.*bert_classify, bert_default.*vit_default") as caught:
+        find_config(name)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from transformer_architectures.dropout import Dropout, dropout
-from transformer_architectures.training import cross_entropy
-from transformer_architectures.training.cross_entropy import linear_cross_entropy
+from transformer_architectures.kernels import cross_entropy
+from transformer_architectures.kernels.cross_entropy import linear_cross_entropy
+from transformer_architectures.kernels.dropout import Dropout, dropout
 
 Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor]
 

@@ -13,13 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from transformer_architectures.datasets import document_corpus
-from transformer_architectures.datasets.bible import part_of_chapter, verses
-from transformer_architectures.datasets.document_corpus import DocumentsRecipe, document_counts, prepare_documents
-from transformer_architectures.datasets.document_store import DocumentStore, DocumentStoreWriter
-from transformer_architectures.datasets.documents import Document, DocumentsConfig, read_documents
 from transformer_architectures.datasets.rejections import Rejection, RejectionLog
-from transformer_architectures.datasets.sentences import split_sentences
+from transformer_architectures.datasets.text import document_corpus
+from transformer_architectures.datasets.text.bible import split_of_chapter, verses
+from transformer_architectures.datasets.text.document_corpus import (
+    DocumentsRecipe,
+    document_counts,
+    joined,
+    prepare_documents,
+    validation_stretch,
+)
+from transformer_architectures.datasets.text.document_store import DocumentStore, DocumentStoreWriter
+from transformer_architectures.datasets.text.documents import (
+    Document,
+    DocumentsConfig,
+    ExactDocumentsConfig,
+    read_documents,
+)
+from transformer_architectures.datasets.text.sentences import split_sentences
 from transformer_architectures.errors import DataError
 from transformer_architectures.tokenization import SubwordTokenizer, load_tokenizer
 from transformer_architectures.tokenization.parallel import tokenize_texts
@@ -165,7 +176,7 @@ def test_the_bible_is_chapters_of_verses() -> None:
         verse.text
         for version in ("web", "kjv")
         for verse in verses(version)
-        if part_of_chapter(verse.book, verse.chapter) == "test"
+        if split_of_chapter(verse.book, verse.chapter) == "test"
     ]
     assert [text for row in found["test"] if isinstance(row, Document) for text in row.sentences] == verses_of_part
 
@@ -301,12 +312,12 @@ def test_the_cache_knows_what_it_depends_on(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_bible_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = [verse for verse in verses("web") if verse.chapter <= 30 and verse.book in (1, 2, 5)]
-    monkeypatch.setattr("transformer_architectures.datasets.bible.verses", lambda version: few)
+    monkeypatch.setattr("transformer_architectures.datasets.text.bible.verses", lambda version: few)
     folder, rejected = prepare(tmp_path, DocumentsRecipe(DocumentsConfig(bible=["web"])))
     counts = document_counts(folder)
     assert all(counts.values()) and sum(counts.values()) == 90 and not rejected
     for part in ("train", "validation", "test"):
-        kept = [verse.text for verse in few if part_of_chapter(verse.book, verse.chapter) == part]
+        kept = [verse.text for verse in few if split_of_chapter(verse.book, verse.chapter) == part]
         assert [text for document in read_back(folder, part) for text in document] == kept
 
 
@@ -317,3 +328,162 @@ def test_rejections_are_counted_once(tmp_path: Path) -> None:
     recipe = DocumentsRecipe(train, validation_fraction=0.5)
     documents = [*recipe.documents("train", log), *recipe.documents("validation", log)]
     assert len(documents) == 50 and len(log) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Exact text, lines and files
+# ---------------------------------------------------------------------------------------------------------------------
+
+CODE = "\ufeffdef f():\r\n\treturn 1\n\n\n  # e\u0301\n\u2028x = 2"
+
+
+def texts(rows: list[Document | Rejection]) -> list[str]:
+    return ["".join(row.sentences) for row in rows if isinstance(row, Document)]
+
+
+@pytest.mark.parametrize("name", ["a.py", "a.py.gz"])
+def test_exact_text_is_that_of_the_file(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path / name, CODE.encode())
+    (document,) = read(files=[file], text="exact", document="file")
+    assert isinstance(document, Document) and (document.line, document.num_lines) == (1, 6)
+    assert "".join(document.sentences) == CODE.removeprefix("\ufeff")
+    assert document.sentences[:3] == ("def f():\r\n", "\treturn 1\n", "\n")
+
+
+def test_exact_lines_and_blocks_leave_out_what_divides_them(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.py", CODE.encode())
+    lines = read(files=[file], text="exact", document="line")
+    assert texts(lines) == ["def f():", "\treturn 1", "  # e\u0301", "\u2028x = 2"]
+    assert [row.line for row in lines if isinstance(row, Document)] == [1, 2, 5, 6]
+    blocks = read(files=[file], text="exact", document="block")
+    assert texts(blocks) == ["def f():\r\n\treturn 1", "  # e\u0301\n\u2028x = 2"]
+
+
+def test_sentences_of_a_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.txt", b"One. Two.\n\nThree.\n")
+    assert read(files=[file], document="file") == [Document(file, 1, ("One.", "Two.", "Three."), 2)]
+
+
+def test_a_bad_line_ends_an_exact_document(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.txt", b"a\n\n b\n\xff\nc\n")
+    found = read(files=[file], text="exact", document="file")
+    assert texts(found) == ["a\n\n b\n", "c\n"] and found[1] == Rejection(file, 4, "not UTF-8")
+
+
+def test_long_files_and_lines_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformer_architectures.datasets.text.documents.MAX_DOCUMENT", 10)
+    monkeypatch.setattr("transformer_architectures.datasets.text.documents.MAX_LINE", 4)
+    text = "abcdefg\nhi\njklmnopqrst\nu"
+    found = read(files=[write(tmp_path / "a.txt", text.encode())], text="exact", document="file")
+    assert texts(found) == ["abcdefg\nhi\n", "jklmnopqrst\n", "u"]
+    assert all(len(piece) <= 4 for row in found if isinstance(row, Document) for piece in row.sentences)
+
+
+def test_exact_text_of_the_bible_has_a_verse_a_line() -> None:
+    chapter, *_ = read("validation", bible=["web"], text="exact")
+    assert isinstance(chapter, Document) and all(verse.endswith("\n") for verse in chapter.sentences)
+    as_sentences = read("validation", bible=["web"])[0]
+    assert isinstance(as_sentences, Document)
+    assert [verse.strip() for verse in chapter.sentences if verse.strip()] == list(as_sentences.sentences)
+
+
+def test_settings_of_before_have_the_digests_of_before(tmp_path: Path) -> None:
+    """Caches and runs of configs without ``text`` stay valid."""
+    config = DocumentsConfig(files=["a.txt"])
+    assert config.model_dump(mode="json") == {"bible": None, "files": ["a.txt"], "document": "block"}
+    assert DocumentsConfig(files=["a.txt"], text="sentences") == config
+    exact = ExactDocumentsConfig(files=["a.txt"])
+    assert exact.model_dump(mode="json") == {"bible": None, "files": ["a.txt"], "text": "exact", "document": "file"}
+    other = ExactDocumentsConfig(files=["a.txt"], text="sentences").model_dump(mode="json")
+    assert other["text"] == "sentences"  # not its default: it must be read back
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Validation text of few documents
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def divided(tmp_path: Path, contents: list[str], fraction: float, **form: Any) -> dict[str, list[str]]:
+    """The text of each training and validation document."""
+    files = [write(tmp_path / f"{number}.txt", text.encode()) for number, text in enumerate(contents)]
+    form = {"text": "exact", "document": "file", **form}
+    recipe = DocumentsRecipe(DocumentsConfig.model_validate({"files": files, **form}), validation_fraction=fraction)
+    return {split: ["".join(row.sentences) for row in recipe.documents(split)] for split in ("train", "validation")}
+
+
+def novel(number: int, num_lines: int) -> str:
+    return "".join(f"Book {number}, line {line}\n" for line in range(num_lines))
+
+
+@pytest.mark.parametrize("num_lines", [2, 3, 50, 5_000])
+def test_a_single_file_gives_one_stretch_to_validation(tmp_path: Path, seed: int, num_lines: int) -> None:
+    text = novel(seed, num_lines)
+    parts = divided(tmp_path, [text], 0.1)
+    (stretch,) = parts["validation"]
+    before, behind = text.split(stretch)
+    assert [part for part in (before, behind) if part] == parts["train"]
+    assert abs(stretch.count("\n") - max(1, 0.1 * num_lines)) <= max(1, 0.01 * num_lines)
+    assert parts == divided(tmp_path, [text], 0.1)
+
+
+def test_long_files_are_divided_and_short_ones_go_whole(tmp_path: Path, seed: int) -> None:
+    long, short = [novel(number, 2_000) for number in range(4)], [novel(100 + number, 20) for number in range(60)]
+    parts = divided(tmp_path, [*long, *short], 0.1)
+    for text in long:
+        inside = [part for part in parts["validation"] if part in text]
+        assert len(inside) == 1 and 0.08 < len(inside[0]) / len(text) < 0.12
+    whole = {split: set(of_split) & set(short) for split, of_split in parts.items()}
+    assert whole["train"] | whole["validation"] == set(short) and not whole["train"] & whole["validation"]
+    # Where the stretches are follows from each text: another file moves none.
+    fewer = divided(tmp_path, [long[2], *short[:7]], 0.1)
+    assert set(fewer["validation"]) <= set(parts["validation"])
+    # Not always at the end.
+    assert any(not text.endswith(part) for text in long for part in parts["validation"] if part in text)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("ab\n", min_size=1, max_size=9), min_size=1, max_size=30), st.floats(0.001, 0.999))
+def test_a_stretch_is_never_empty_nor_all(pieces: list[str], fraction: float) -> None:
+    found = validation_stretch(tuple(pieces), fraction)
+    assert 0 <= found.start <= found.stop <= len(pieces)
+    assert 0 < len(found) < len(pieces) or len(pieces) == 1 and not found
+    text = sum(map(len, pieces))
+    size = sum(map(len, pieces[found.start : found.stop]))
+    assert abs(size - fraction * text) <= 2 * max(map(len, pieces))
+
+
+def test_files_of_sentences_are_divided_too(tmp_path: Path) -> None:
+    text = " ".join(f"Sentence {number}." for number in range(500))
+    parts = divided(tmp_path, [text], 0.1, text="sentences")
+    assert len(parts["train"]) == 2 and len(parts["validation"]) == 1
+    assert "".join([parts["train"][0], *parts["validation"], parts["train"][1]]) == text.replace(". ", ".")
+
+
+def test_blocks_and_lines_go_whole_however_long(tmp_path: Path) -> None:
+    for document in ("block", "line"):
+        parts = divided(tmp_path, ["\n".join([novel(1, 900)] * 3).replace("\n", " ") + "\n"], 0.1, document=document)
+        assert sorted(map(len, parts.values())) == [0, 1]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("ab\n", min_size=1, max_size=9), max_size=30))
+def test_joined_pieces_are_the_text(pieces: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document_corpus, "MAX_PIECE", 10)
+        found = joined(tuple(pieces))
+    assert "".join(found) == "".join(pieces) and all(len(piece) <= 10 for piece in found)
+
+
+def test_exact_documents_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document_corpus, "AT_ONCE", 30)
+    monkeypatch.setattr(document_corpus, "MAX_PIECE", 12)
+    contents = ["  a\r\n\tb\n" * 4, "\n\nc\n"]
+    files = [write(tmp_path / f"{number}.py", text.encode()) for number, text in enumerate(contents)]
+    train = DocumentsConfig(files=files, text="exact", document="file")
+    folder, _ = prepare(tmp_path, DocumentsRecipe(train, files_config(tmp_path, "b.txt", ["x"])))
+    assert ["".join(document) for document in read_back(folder, "train")] == contents
+    store = DocumentStore(folder, "train", TOKENIZER.vocab_size)
+    assert store.num_bytes().sum() == sum(map(len, contents)) and len(store.num_bytes()) == len(store.sentences)
+    assert max(store.num_bytes()) <= 12 and document_counts(folder)["train"] == 2
+    start, second, end = store.first_tokens.tolist()
+    assert (start, end) == (0, len(store.tokens)) and TOKENIZER.decode(store.tokens[second:].tolist()) == contents[1]

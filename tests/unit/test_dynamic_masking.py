@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from transformer_architectures.datasets.masking import DynamicMasking, MaskedRow, MaskingConfig
+from transformer_architectures.datasets.text.token_masking import DynamicMasking, MaskedRow, MaskingConfig
 
 VOCAB, MASK = 500, 4
 IS_SPECIAL = np.arange(VOCAB) < 5  # [PAD] [UNK] [CLS] [SEP] [MASK]

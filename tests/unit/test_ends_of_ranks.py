@@ -11,10 +11,10 @@ from spawned_ranks import be_rank, free_port
 from torch import nn
 
 from transformer_architectures.errors import DataError, FailedRankError, LostRankError
-from transformer_architectures.training.distributed import SummedLoss, data_parallel, process_group
-from transformer_architectures.training.finish import FinishedRun
-from transformer_architectures.training.seeds import train_seeds
-from transformer_architectures.training.signals import Stopped
+from transformer_architectures.training.distributed.ranks import SummedLoss, data_parallel, process_group
+from transformer_architectures.training.runs.finish import FinishedRun
+from transformer_architectures.training.runs.seeds import train_seeds
+from transformer_architectures.training.runs.signals import Stopped
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from seqeval.metrics import sequence_labeling as loose
 from seqeval.metrics import v1 as strict
 from seqeval.scheme import IOB2, Entities
 
-from transformer_architectures.datasets.tag_schemes import entity_spans, strict_entity_spans
+from transformer_architectures.datasets.text.tag_schemes import entity_spans, strict_entity_spans
 from transformer_architectures.errors import DataError
 from transformer_architectures.metrics import (
     entity_score,

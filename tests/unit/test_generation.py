@@ -17,7 +17,7 @@ from transformer_architectures.generation import (
     score,
 )
 from transformer_architectures.generation.scoring import log_probabilities_
-from transformer_architectures.generation.top_k import top_k
+from transformer_architectures.kernels.top_k import top_k
 
 START, END = 0, 1
 

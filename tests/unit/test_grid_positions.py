@@ -1,4 +1,4 @@
-"""Positions in a grid: the published formula, and tables that are resized like pictures."""
+"""Positions in a grid: the published formula, and tables that are resized like images."""
 
 import math
 import random
@@ -70,9 +70,9 @@ def test_resizing_is_bicubic_and_antialiased_in_both_directions(seed: int) -> No
         table = torch.randn(num_prefix + old[0] * old[1], embed_dim)
         resized = resize_grid(table, old, new, num_prefix)
         assert torch.equal(resized[:num_prefix], table[:num_prefix])
-        picture = table[num_prefix:].double().unflatten(0, old)
+        image = table[num_prefix:].double().unflatten(0, old)
         rows, columns = resizing_matrix(old[0], new[0]), resizing_matrix(old[1], new[1])
-        expected = torch.einsum("yr,xc,rcd->yxd", rows, columns, picture).flatten(0, 1)
+        expected = torch.einsum("yr,xc,rcd->yxd", rows, columns, image).flatten(0, 1)
         torch.testing.assert_close(resized[num_prefix:].double(), expected, rtol=0, atol=1e-5)
 
 
@@ -99,6 +99,6 @@ def test_a_fixed_table_is_saved_and_not_trained() -> None:
     assert torch.equal(positions(), sinusoids_2d((3, 4), 8)) and not list(positions.parameters())
     positions.resize((6, 2))
     other = SinusoidalGridPositions(8, (6, 2))
-    assert not torch.equal(other(), positions())  # the pictures' corners keep their meaning
+    assert not torch.equal(other(), positions())  # the images' corners keep their meaning
     other.load_state_dict(positions.state_dict())
     assert torch.equal(other(), positions())

@@ -1,13 +1,13 @@
-"""One class a picture: the folder that it lies in."""
+"""One class an image: the folder that it lies in."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pictures import WRITERS, write_tree, write_zip
+from test_images import WRITERS, write_tree, write_zip
 
-from transformer_architectures.datasets.image_folder import read_image_folder
+from transformer_architectures.datasets.images.image_folder import read_image_folder
 from transformer_architectures.errors import DataError
 
 FILES = {
@@ -22,12 +22,12 @@ FILES = {
 def test_the_class_is_the_parent_folder(tmp_path: Path, kind: str) -> None:
     labels, source = read_image_folder(WRITERS[kind](tmp_path / kind, FILES))
     assert labels.classes == labels.names == ("ant", "cat", "dog") and labels.is_single_label
-    assert list(labels.picture_ids) == sorted(FILES)
-    for number, picture_id in enumerate(labels.picture_ids):
-        assert source.read(picture_id) == FILES[picture_id]
+    assert list(labels.image_ids) == sorted(FILES)
+    for number, image_id in enumerate(labels.image_ids):
+        assert source.read(image_id) == FILES[image_id]
         values, masks = labels.targets(number)
         assert masks.all() and values.sum() == 1
-        assert labels.classes[int(values.argmax())] == Path(picture_id).parent.name
+        assert labels.classes[int(values.argmax())] == Path(image_id).parent.name
     assert labels.class_frequencies().positives.tolist() == [1, 2, 1]
     assert labels.class_frequencies().annotated.tolist() == [4, 4, 4]
 
@@ -51,7 +51,7 @@ def test_classes_of_a_model(tmp_path: Path) -> None:
         read_image_folder(path, classes=["ant", "cat"])
 
 
-def test_a_picture_in_no_folder(tmp_path: Path) -> None:
+def test_a_image_in_no_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="stray.jpg"):
         read_image_folder(write_tree(tmp_path / "tree", FILES | {"stray.jpg": b"x"}))
 
@@ -63,4 +63,4 @@ def test_cifar10() -> None:
     labels, source = read_image_folder(path)
     assert len(labels) == 50_000 and labels.classes[0] == "airplane" and labels.classes[9] == "truck"
     assert labels.class_frequencies().positives.tolist() == [5000] * 10
-    assert source.read(labels.picture_ids[123]).startswith(b"\xff\xd8")
+    assert source.read(labels.image_ids[123]).startswith(b"\xff\xd8")

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from transformer_architectures.datasets.labeled_text import LabeledText, LabeledTextConfig, read_labeled_text
 from transformer_architectures.datasets.rejections import Rejection
-from transformer_architectures.datasets.tables import TableRow, read_table
+from transformer_architectures.datasets.text.labeled_text import LabeledText, LabeledTextConfig, read_labeled_text
+from transformer_architectures.datasets.text.tables import TableRow, read_table
 from transformer_architectures.errors import DataError
 
 SENTIMENT = Path(os.environ.get("SENTIMENT_DIR", "../shared/data/sentiment"))

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
-from transformer_architectures.architectures.vanilla.training import SECTIONS
+from transformer_architectures.architectures.vanilla.training import VANILLA
 from transformer_architectures.config import load_sections
-from transformer_architectures.training.command import run_command
+from transformer_architectures.training.runs.command import run_command
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -94,11 +94,11 @@ def test_what_is_started_exists(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     trained: list[tuple[str, list[str], str | None]] = []
     monkeypatch.setattr(sys, "argv", ["training", *found.training_script_args])
     monkeypatch.setattr(
-        "transformer_architectures.training.command.train_config",
+        "transformer_architectures.training.runs.command.train_config",
         lambda models, train, path, overrides, resume: trained.append((path, list(overrides), resume)),
     )
     with pytest.raises(SystemExit) as exit:
-        run_command("vanilla", SECTIONS, lambda *_: None)
+        run_command("vanilla", VANILLA.sections, lambda *_: None)
     assert not exit.value.code
     ((config, _, resume),) = trained
     assert config.endswith(".yaml") and resume == "auto"
@@ -146,7 +146,7 @@ def test_fields_of_the_skypilot_task() -> None:
     assert task["envs"]["CHECKPOINT_ROOT"].startswith(mounted)
     for script in (task["setup"], task["run"]):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    load_sections(ROOT / task["envs"]["CONFIG"], SECTIONS)  # a config of the architecture beside it
+    load_sections(ROOT / task["envs"]["CONFIG"], VANILLA.sections)  # a config of the architecture beside it
     assert task["envs"]["ARCHITECTURE"] == "vanilla"
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from transformer_architectures import linear as module
-from transformer_architectures.linear import Linear, linear, product, transposed_product
+from transformer_architectures.kernels import linear as module
+from transformer_architectures.kernels.linear import Linear, linear, product, transposed_product
 
 SIZES = [(1, 3, 5), (64, 256, 512), (300, 512, 64), (257, 131, 517)]
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from transformer_architectures.datasets.loading import Loading, iterate_with_timeout
 from transformer_architectures.errors import LostWorkerError
-from transformer_architectures.loading import Loading, waited_for
-from transformer_architectures.processes import loader_workers
+from transformer_architectures.utils.processes import loader_workers
 
 
 class Numbers(Dataset[int]):
@@ -82,7 +82,7 @@ def test_a_killed_worker_is_named(others: Processes) -> None:
 def test_a_stopped_worker_is_named_and_killed(others: Processes) -> None:
     with pytest.raises(LostWorkerError) as caught:
         with loader_workers():
-            for number, _ in enumerate(waited_for(loader(), 1.0)):
+            for number, _ in enumerate(iterate_with_timeout(loader(), 1.0)):
                 if number == 0:
                     stopped, *_ = [worker.pid or 0 for worker in set(multiprocessing.active_children()) - others]
                     os.kill(stopped, signal.SIGSTOP)
@@ -111,7 +111,7 @@ def test_one_that_is_stopped_after_its_last_batch_does_not_stay(others: Processe
 def test_workers_hear_no_signal_from_their_first_moment_on(others: Processes) -> None:
     """A process that is forked gets the signals that are blocked from this one, which has them unblocked again."""
     with loader_workers():
-        batches = waited_for(loader(), 60.0)
+        batches = iterate_with_timeout(loader(), 60.0)
         next(batches)
         workers = set(multiprocessing.active_children()) - others
         mask, *_ = {

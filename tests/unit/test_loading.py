@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
-from transformer_architectures.loading import Loading, RowByRow, Share, SpareBatch, every_nth
+from transformer_architectures.datasets.loading import BatchSlice, DummyBatch, Loading, RowByRow, every_nth
 from transformer_architectures.samplers import ShuffledBatchSampler
 
 batches = st.lists(st.integers(0, 999), min_size=1, max_size=40, unique=True)
@@ -15,12 +15,12 @@ batches = st.lists(st.integers(0, 999), min_size=1, max_size=40, unique=True)
 
 @given(batches, st.integers(1, 50))
 def test_shares_are_the_batch(batch: list[int], world_size: int) -> None:
-    shares = [Share.of_rank(batch, rank, world_size) for rank in range(world_size)]
-    counted = [share.rows for share in shares if not share.is_spare]
+    shares = [BatchSlice.of_rank(batch, rank, world_size) for rank in range(world_size)]
+    counted = [share.rows for share in shares if not share.is_dummy]
     assert [row for rows in counted for row in rows] == batch
     assert len(counted) == min(world_size, len(batch))
     assert max(map(len, counted)) - min(map(len, counted)) <= 1
-    assert all(share.rows == (batch[0],) for share in shares if share.is_spare)
+    assert all(share.rows == (batch[0],) for share in shares if share.is_dummy)
 
 
 class Squares(Dataset[int]):
@@ -35,12 +35,12 @@ def test_a_loader_gives_shares_and_spares() -> None:
     sampler = ShuffledBatchSampler(23, 5, seed=3)  # the last batch has three rows
     whole = list(sampler)
     loaders = [
-        Loading(rank, 4).shares(Squares(), sampler, RowByRow(list), num_workers=rank % 2, seed=1) for rank in range(4)
+        Loading(rank, 4).slices(Squares(), sampler, RowByRow(list), num_workers=rank % 2, seed=1) for rank in range(4)
     ]
     for rows, *shares in zip(whole, *loaders, strict=True):
-        found: list[Any] = [share for share in shares if not isinstance(share, SpareBatch)]
+        found: list[Any] = [share for share in shares if not isinstance(share, DummyBatch)]
         assert [value for share in found for value in share] == [row**2 for row in rows]
-        spares = [share for share in shares if isinstance(share, SpareBatch)]
+        spares = [share for share in shares if isinstance(share, DummyBatch)]
         assert len(spares) == max(0, 4 - len(rows))
         assert all(spare.batch == [rows[0] ** 2] and spare.num_labels == 0 for spare in spares)
 

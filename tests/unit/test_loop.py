@@ -13,18 +13,19 @@ import torch
 from torch import Tensor, nn
 from toy_task import ToyData, ToyTask
 
-from transformer_architectures.batch_work import BatchWork
 from transformer_architectures.errors import CheckpointError, DataError, NonFiniteError
 from transformer_architectures.training.blocks import compile_blocks, uncompiled
-from transformer_architectures.training.checkpointing import read_checkpoint
+from transformer_architectures.training.checkpointing.checkpoints import read_checkpoint
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.loop import Fit
+from transformer_architectures.training.loop import Trainer
 from transformer_architectures.training.precision import Precision
-from transformer_architectures.training.run_folder import RunFolder, Start
-from transformer_architectures.training.signals import Stopped, StopRequest
+from transformer_architectures.training.runs.run_folder import RunFolder, Start
+from transformer_architectures.training.runs.signals import Stopped, StopRequest
 from transformer_architectures.training.state import RunState
 from transformer_architectures.training.task import Scores
+from transformer_architectures.training.tracking.tracker import Tracker
 from transformer_architectures.transformer_blocks import TransformerBlock
+from transformer_architectures.utils.map_batches import MapBatches
 
 BATCHES = 5
 
@@ -69,7 +70,7 @@ class Regression(ToyTask):
         noise = torch.randn(4, 1)
         return (model(batch.features) + noise).square().sum()
 
-    def validate(self, model: Any, work: BatchWork) -> Scores:
+    def validate(self, model: Any, work: MapBatches) -> Scores:
         assert not model.training
         torch.randn(7)
         work([0], lambda batch: self.during_validation())
@@ -77,16 +78,16 @@ class Regression(ToyTask):
 
 
 @pytest.fixture
-def fit(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fit]:
+def fit(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
     """Makes a run; its folder is `<tmp_path>/toy/<name>_000000`."""
     import mlflow
 
-    def make(name: str, start: Start = Start(), data: Data = Data(), **changes: Any) -> Fit:
+    def make(name: str, start: Start = Start(), data: Data = Data(), **changes: Any) -> Trainer:
         run = SimpleNamespace(info=SimpleNamespace(run_id="0" * 32, run_name=name))
         monkeypatch.setattr(mlflow, "active_run", lambda: run)
         settings: dict[str, Any] = {"max_steps": 12, "seed": seed, "warmup_steps": 3, "ema_decay": 0.8, **changes}
         config = TrainingConfig(checkpoint_root=str(tmp_path), **settings)
-        return Fit(Regression(), data, config, Precision(torch.device("cpu"), None), None, StopRequest(), start)
+        return Trainer(Regression(), data, config, Precision(torch.device("cpu"), None), StopRequest(), start)
 
     return make
 
@@ -102,18 +103,18 @@ def start_of(tmp_path: Path, name: str) -> Start:
     return Start(folder(tmp_path, name), *found)
 
 
-def outcome(fit: Fit) -> tuple[Any, ...]:
+def outcome(trainer: Trainer) -> tuple[Any, ...]:
     """All that a run has become."""
-    assert fit.ema is not None
-    weights = [*fit.model.parameters(), *fit.ema.parameters()]
+    assert trainer.ema is not None
+    weights = [*trainer.model.parameters(), *trainer.ema.parameters()]
     numbers = torch.cat([weight.detach().flatten() for weight in weights]).tolist()
-    state = {**fit.state.as_dict(), "seconds": 0.0, "training_seconds": 0.0}
+    state = {**trainer.state.as_dict(), "seconds": 0.0, "training_seconds": 0.0}
     state["interval"]["seconds"] = 0.0
     return numbers, torch.get_rng_state().tolist(), state
 
 
 @pytest.mark.parametrize("interval", [None, 1, 4])
-def test_stopped_anywhere_and_continued(fit: Callable[..., Fit], tmp_path: Path, interval: int | None) -> None:
+def test_stopped_anywhere_and_continued(fit: Callable[..., Trainer], tmp_path: Path, interval: int | None) -> None:
     """After a step and in the middle of a validation, which draws random numbers too."""
     settings = {"validation_interval": interval, "checkpoint_interval": 3, "accumulation_steps": 2}
     whole = fit("whole", **settings)
@@ -124,7 +125,7 @@ def test_stopped_anywhere_and_continued(fit: Callable[..., Fit], tmp_path: Path,
             name = f"stopped{stop_at}{in_validation}"
             run = fit(name, **settings)
 
-            def ask(run: Fit = run, stop_at: int = stop_at) -> None:
+            def ask(run: Trainer = run, stop_at: int = stop_at) -> None:
                 if run.state.global_step == stop_at:
                     run.should_stop.receive(15, None)
 
@@ -143,7 +144,7 @@ def test_stopped_anywhere_and_continued(fit: Callable[..., Fit], tmp_path: Path,
             assert outcome(run) == expected, name
 
 
-def test_a_run_begins_the_same_whatever_was_drawn_before(fit: Callable[..., Fit]) -> None:
+def test_a_run_begins_the_same_whatever_was_drawn_before(fit: Callable[..., Trainer]) -> None:
     first = fit("first")
     first.run()
     expected = outcome(first)
@@ -154,7 +155,7 @@ def test_a_run_begins_the_same_whatever_was_drawn_before(fit: Callable[..., Fit]
 
 
 def test_a_batch_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays(
-    fit: Callable[..., Fit], tmp_path: Path
+    fit: Callable[..., Trainer], tmp_path: Path
 ) -> None:
     run = fit("bad", data=Data(bad=28), checkpoint_interval=3)
     with pytest.raises(NonFiniteError, match="28, 29, 30, 31"):
@@ -165,12 +166,12 @@ def test_a_batch_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays(
     assert all(bool(torch.isfinite(tensor).all()) for tensor in start.checkpoint["model"].values())
 
 
-def test_no_batches_are_an_error_not_an_endless_loop(fit: Callable[..., Fit]) -> None:
+def test_no_batches_are_an_error_not_an_endless_loop(fit: Callable[..., Trainer]) -> None:
     with pytest.raises(DataError, match="no batch"):
         fit("empty", data=Data(batches=0)).run()
 
 
-def test_a_checkpoint_without_what_the_config_asks_for_is_refused(fit: Callable[..., Fit], tmp_path: Path) -> None:
+def test_a_checkpoint_without_what_the_config_asks_for_is_refused(fit: Callable[..., Trainer], tmp_path: Path) -> None:
     fit("plain", ema_decay=None).run()
     with pytest.raises(CheckpointError, match="no moving average"):
         fit("plain", start_of(tmp_path, "plain"))
@@ -179,7 +180,7 @@ def test_a_checkpoint_without_what_the_config_asks_for_is_refused(fit: Callable[
         fit("plain", Start(folder(tmp_path, "plain"), best, read_checkpoint(best)), ema_decay=None)
 
 
-def test_a_run_does_not_go_on_with_other_data(fit: Callable[..., Fit], tmp_path: Path) -> None:
+def test_a_run_does_not_go_on_with_other_data(fit: Callable[..., Trainer], tmp_path: Path) -> None:
     fit("mine").run()
     changed = Data()
     changed.digest = "other"
@@ -187,18 +188,17 @@ def test_a_run_does_not_go_on_with_other_data(fit: Callable[..., Fit], tmp_path:
         fit("mine", start_of(tmp_path, "mine"), data=changed)
 
 
-def test_every_kept_checkpoint_has_the_best_weights_that_it_needs(fit: Callable[..., Fit], tmp_path: Path) -> None:
+def test_every_kept_checkpoint_has_the_best_weights_that_it_needs(fit: Callable[..., Trainer], tmp_path: Path) -> None:
     """Also an older one, after scores have become better."""
     run = fit("mine", checkpoint_interval=1, validation_interval=2)
     scores = iter([1.0, 3.0, 2.0, 4.0, 5.0, 6.0])
     run.task.validate = lambda model, work: {"score": next(scores)}  # type: ignore[method-assign]
     mine = folder(tmp_path, "mine")
-    run.tracker = MagicMock(run_folder=mine.path)
     mine.path.mkdir(parents=True)
     notes = [mine.path / name for name in ("step_times.json", "epoch_notes.json", "step_1-copy.json")]
     for path in notes:
         path.write_text("{}")
-    run.run()
+    run.run(MagicMock(spec=Tracker, run_folder=mine.path))
     assert all(path.exists() for path in notes)  # whose names begin like those of checkpoints
     assert len(mine.checkpoints()) == 3 < len(list(mine.path.glob("*.pt")))
     for path in mine.checkpoints():
@@ -207,7 +207,7 @@ def test_every_kept_checkpoint_has_the_best_weights_that_it_needs(fit: Callable[
     assert {path.name for path in mine.path.glob("*.pt")} == run.state.files_to_keep()
 
 
-def test_the_end_of_a_run_is_logged_too(fit: Callable[..., Fit], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_end_of_a_run_is_logged_too(fit: Callable[..., Trainer], capsys: pytest.CaptureFixture[str]) -> None:
     fit("mine", log_interval=5, max_steps=7).run()
     lines = [line for line in capsys.readouterr().err.splitlines() if "grad_norm" in line]
     assert ["step 5/7" in lines[0], "step 7/7" in lines[1], len(lines)] == [True, True, 2]

@@ -18,17 +18,17 @@ def test_all_public_shapes_mean_the_same(seed: int) -> None:
         padding[:, None, :].expand(3, 4, 5),
         padding[:, None, None, :].expand(3, 2, 4, 5),
     ):
-        rendered = AttentionMask.of(mask).render(4, 5, torch.device("cpu"))
+        rendered = AttentionMask.from_any(mask).render(4, 5, torch.device("cpu"))
         assert rendered is not None and torch.equal(rendered.expand(3, 2, 4, 5), expected)
 
 
 def test_no_mask_renders_to_nothing() -> None:
-    assert AttentionMask.of(None).render(4, 5, torch.device("cpu")) is None
+    assert AttentionMask.from_any(None).render(4, 5, torch.device("cpu")) is None
 
 
 def test_wrong_shape_is_refused() -> None:
     with pytest.raises(UsageError, match="keys"):
-        AttentionMask.of(torch.ones(3))
+        AttentionMask.from_any(torch.ones(3))
 
 
 @pytest.mark.parametrize("first_query", [0, 1, 3])
@@ -46,7 +46,7 @@ def test_one_query_at_the_end_sees_everything() -> None:
 
 def test_causality_and_padding_combine(seed: int) -> None:
     padding = torch.rand(2, 6) > 0.3
-    rendered = AttentionMask.of(padding).with_causality().render(6, 6, torch.device("cpu"))
+    rendered = AttentionMask.from_any(padding).with_causality().render(6, 6, torch.device("cpu"))
     expected = padding[:, None, :] & torch.ones(6, 6, dtype=torch.bool).tril()
     assert rendered is not None and torch.equal(rendered[:, 0], expected)
     assert torch.equal(Transformer.supplement_causal_mask(padding), expected)

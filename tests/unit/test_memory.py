@@ -10,7 +10,7 @@ import pytest
 PAGE_FAULTS = """
 import resource
 import torch
-from transformer_architectures.memory import keep_freed_memory
+from transformer_architectures.utils.memory import keep_freed_memory
 
 def step():
     tensors = [torch.ones(2**22) for _ in range(20)]  # 16 MiB each

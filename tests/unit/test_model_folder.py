@@ -18,7 +18,7 @@ from transformer_architectures.architectures.bert.pretrained_start import read_p
 from transformer_architectures.architectures.vanilla.pretrained_start import read_pretrained as read_vanilla
 from transformer_architectures.architectures.vit.pretrained_start import read_pretrained as read_vit
 from transformer_architectures.errors import ConfigError, ModelFolderError
-from transformer_architectures.model_folder import load_model, open_model_folder, seal, write_model_folder
+from transformer_architectures.pretrained.model_folder import load_model, open_model_folder, seal, write_model_folder
 from transformer_architectures.training.precision import resolve_precision
 
 CONFIG = {"task": "translation", "architecture": "vanilla"}
@@ -82,7 +82,7 @@ def test_one_flipped_bit_is_found_before_anything_is_parsed(
     (folder / name).write_bytes(content)
     parsers = ["safe_open", "_read_json"]
     for parser in parsers:
-        monkeypatch.setattr(f"transformer_architectures.model_folder.{parser}", None)
+        monkeypatch.setattr(f"transformer_architectures.pretrained.model_folder.{parser}", None)
     with pytest.raises(ModelFolderError, match=f"{name}: differs from manifest.json.* seal "):
         load_model(folder)
 

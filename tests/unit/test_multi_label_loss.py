@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from transformer_architectures.errors import DataError, UsageError
-from transformer_architectures.training.multi_label_loss import (
+from transformer_architectures.tasks.images.multi_label_loss import (
     MultiLabelLossConfig,
     count_loss_terms,
     likely_present,
@@ -200,7 +200,7 @@ def test_selective_leaves_out_the_most_probable_of_the_batch() -> None:
     def dropped(config: MultiLabelLossConfig) -> list[list[int]]:
         return (likely_present(logits, masks, config, prior) & unknown).int().tolist()
 
-    assert dropped(by_probability) == [[1, 1, 0], [0, 0, 0]]  # two of two pictures; the verified one takes no place
+    assert dropped(by_probability) == [[1, 1, 0], [0, 0, 0]]  # two of two images; the verified one takes no place
     assert dropped(by_frequency) == [[0, 0, 1], [0, 0, 1]]
     assert dropped(both) == [[1, 1, 1], [0, 0, 1]]
     loss = multi_label_loss(logits, labels, masks, both, prior)
@@ -228,7 +228,7 @@ def test_a_prior_that_is_needed_must_be_there() -> None:
 
 
 @pytest.mark.parametrize("settings", [kind | mode for kind in KINDS for mode in MODES[:2]], ids=str)
-def test_a_mixed_picture_costs_the_mixture_of_its_parts(seed: int, settings: dict[str, Any]) -> None:
+def test_a_mixed_image_costs_the_mixture_of_its_parts(seed: int, settings: dict[str, Any]) -> None:
     """Mixup of verified and unknown labels, as the docstring says: the loss is linear in it."""
     config = MultiLabelLossConfig(**settings)
     logits, first_labels, first_masks, _ = draw(mixed=False)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_pictures import write_tree
+from test_images import write_tree
 
-from transformer_architectures.datasets import label_rows
-from transformer_architectures.datasets.openimages import read_class_descriptions, read_openimages
-from transformer_architectures.datasets.picture_labels import PictureLabels
-from transformer_architectures.datasets.pictures import open_pictures
+from transformer_architectures.datasets.images import label_rows
+from transformer_architectures.datasets.images.image_labels import ImageLabels
+from transformer_architectures.datasets.images.image_source import open_images
+from transformer_architectures.datasets.images.openimages import read_class_descriptions, read_openimages
 from transformer_architectures.datasets.rejections import Rejection, RejectionLog
 from transformer_architectures.errors import DataError
 
@@ -43,16 +43,16 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def rows(*cells: tuple[str, str, object]) -> str:
-    return HEADER + "".join(f"{picture},verification,{label},{confidence}\n" for picture, label, confidence in cells)
+    return HEADER + "".join(f"{image},verification,{label},{confidence}\n" for image, label, confidence in cells)
 
 
-def table(labels: PictureLabels) -> Table:
-    assert list(labels.picture_ids) == sorted(set(labels.picture_ids))
+def table(labels: ImageLabels) -> Table:
+    assert list(labels.image_ids) == sorted(set(labels.image_ids))
     found: Table = {}
-    for number, picture_id in enumerate(labels.picture_ids):
+    for number, image_id in enumerate(labels.image_ids):
         classes, is_positive = labels.row(number)
         assert classes.tolist() == sorted(set(classes.tolist())) and len(classes)
-        found[picture_id] = dict(zip([labels.classes[c] for c in classes], is_positive.tolist(), strict=True))
+        found[image_id] = dict(zip([labels.classes[c] for c in classes], is_positive.tolist(), strict=True))
     return found
 
 
@@ -83,16 +83,16 @@ ROWS = st.lists(
 def row_by_row(rows_: Sequence[Row]) -> Table:
     """What the docstring says, in the plainest way."""
     human, machine = defaultdict(set), set()
-    for picture, label, confidence, is_machine in rows_:
+    for image, label, confidence, is_machine in rows_:
         if is_machine and confidence:
-            machine.add((picture, label))
+            machine.add((image, label))
         elif not is_machine:
-            human[picture, label].add(bool(confidence))
+            human[image, label].add(bool(confidence))
     verdicts = {pair: said.pop() for pair, said in human.items() if len(said) == 1}
     verdicts |= {pair: True for pair in machine if pair not in human}
     expected: Table = defaultdict(dict)
-    for (picture, label), verdict in verdicts.items():
-        expected[picture][label] = verdict
+    for (image, label), verdict in verdicts.items():
+        expected[image][label] = verdict
     return dict(expected)
 
 
@@ -124,7 +124,7 @@ def test_many_rows_in_any_order(tmp_path: Path, seed: int, monkeypatch: pytest.M
         }
         for _ in range(400)
     }
-    cells = [(picture, label, int(present)) for picture, row in expected.items() for label, present in row.items()]
+    cells = [(image, label, int(present)) for image, row in expected.items() for label, present in row.items()]
     assert table(read_openimages(write(tmp_path / "sorted.csv", rows(*cells)), None)) == expected
     random.shuffle(cells)
     first, second = rows(*cells[:700]), rows(*cells[700:])
@@ -210,13 +210,13 @@ def test_class_descriptions_with_and_without_header(tmp_path: Path) -> None:
             read_class_descriptions(write(tmp_path / "c.csv", b"/m/b,Bee\n" + bad))
 
 
-def test_only_pictures_with_a_file(tmp_path: Path) -> None:
-    source = open_pictures(write_tree(tmp_path / "p", {"b.jpg": b"", "x/c.png": b"", "d.jpg": b"", "e.jpg": b""}))
+def test_only_images_with_a_file(tmp_path: Path) -> None:
+    source = open_images(write_tree(tmp_path / "p", {"b.jpg": b"", "x/c.png": b"", "d.jpg": b"", "e.jpg": b""}))
     human = write(tmp_path / "h.csv", rows(("c", "/m/1", 1), ("a", "/m/1", 0), ("b", "/m/2", 0)))
     labels = read_openimages(human, source)
     assert table(labels) == {"b": {"/m/2": False}, "c": {"/m/1": True}} and labels.classes == ("/m/1", "/m/2")
-    assert labels.notes == ("1 pictures have labels but no file", "2 pictures have a file but no labels")
-    assert "none of the 1 pictures" in data_error(write(tmp_path / "h2.csv", rows(("a", "/m/1", 1))), source)
+    assert labels.notes == ("1 images have labels but no file", "2 images have a file but no labels")
+    assert "none of the 1 images" in data_error(write(tmp_path / "h2.csv", rows(("a", "/m/1", 1))), source)
 
 
 def test_columns_in_another_order_and_quoted(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_real_photos() -> None:
     for part, size in (("train", 1500), ("validation", 200)):
         annotations = folder / "annotations" / f"{part}-annotations-human-imagelabels.csv"
         log = KeptLog()
-        source = open_pictures(folder / part)
+        source = open_images(folder / part)
         labels = read_openimages(annotations, source, folder / "annotations" / "class-descriptions.csv", rejections=log)
         assert len(labels) == size and labels.names == ("Desert", "Mountains", "Sea", "Sunset", "Trees")
         assert not labels.notes and not log.found

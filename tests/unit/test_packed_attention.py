@@ -9,14 +9,13 @@ from test_attention_functions import FUNCTIONS
 from torch import Tensor
 
 from transformer_architectures.attention import AttentionConfig, KeyValueCache, MultiHeadAttention, record_attention
-from transformer_architectures.attention.packed_heads import PackedHeads, rounded_length
+from transformer_architectures.attention.packed import PackedHeads, rounded_length
 from transformer_architectures.decoder import Decoder
 from transformer_architectures.encoder import Encoder
 from transformer_architectures.errors import UsageError
 from transformer_architectures.feedforward import FeedForwardConfig
-from transformer_architectures.masking import AttentionMask
-from transformer_architectures.segments import Segments
-from transformer_architectures.sublayer import ResidualConfig
+from transformer_architectures.masking import AttentionMask, Segments
+from transformer_architectures.residual import ResidualConfig
 from transformer_architectures.transformer_blocks import TransformerBlockConfig
 
 EMBED_DIM, HEADS, HEAD_DIM = 8, 2, 4
@@ -43,7 +42,7 @@ def config(function: str = "dot_product", backend: str = "auto", pre_layernorm: 
 
 
 def padded_mask(segments: Segments, causal: bool = False) -> AttentionMask:
-    mask = AttentionMask.of(torch.arange(segments.longest) < torch.tensor(segments.lengths)[:, None])
+    mask = AttentionMask.from_any(torch.arange(segments.longest) < torch.tensor(segments.lengths)[:, None])
     return mask.with_causality() if causal else mask
 
 
@@ -72,7 +71,7 @@ def test_every_function_equals_mathematics_within_segments(
     nobody = projected.new_zeros(1, segments.num_rows - segments.num_tokens, EMBED_DIM)
     expected = torch.cat([*(on_paper(start, length) for start, length in places), nobody], dim=1)
 
-    packed = PackedHeads.of(mask, HEADS, projected.device)
+    packed = PackedHeads.from_mask(mask, HEADS, projected.device)
     rectangles = zip(packed.split(projected), packed.rectangles, strict=True)
     context = packed.merge([function(*heads, rectangle.mask) for heads, rectangle in rectangles])
     dense = function(q, k, v, mask).transpose(1, 2).flatten(2)  # what the mask says, without moving anything

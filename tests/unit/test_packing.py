@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer_architectures.datasets.document_store import DocumentStore, DocumentStoreWriter
-from transformer_architectures.datasets.packing import PackedRow, pack_documents
+from transformer_architectures.datasets.text.document_store import DocumentStore, DocumentStoreWriter
+from transformer_architectures.datasets.text.packing import PackedRow, pack_documents
+from transformer_architectures.datasets.text.windowed_text import SpecialTokens
 from transformer_architectures.errors import UsageError
 
 CLS, SEP = 1, 2
@@ -26,8 +27,8 @@ def packed(folder: Path, documents: Documents, max_length: int) -> tuple[list[Pa
         for document in documents:
             writer.append(np.array(sentence, dtype=np.int32) for sentence in document)
     store = DocumentStore(folder, "x", 300)
-    rows = pack_documents(store, max_length)
-    found = [rows.row(index, store.tokens, CLS, SEP) for index in range(len(rows))]
+    rows = pack_documents(store, max_length, SpecialTokens((CLS,), (SEP,)))
+    found = [rows.row(index, store.tokens) for index in range(len(rows))]
     assert rows.row_lengths.tolist() == [len(row.input_ids) for row in found]
     return found, rows.num_cut_sentences
 
@@ -139,3 +140,18 @@ def test_rows_of_many_documents_are_full(tmp_path: Path, seed: int) -> None:
     ]
     rows, _ = packed(tmp_path, documents, 64)
     assert all(len(row.input_ids) > 64 - 9 - 2 for row in rows[:-1])
+
+
+def test_segments_between_any_special_tokens(tmp_path: Path) -> None:
+    with DocumentStoreWriter(tmp_path, "x", 300) as writer:
+        writer.append([np.array([10, 11]), np.array([12])])
+        writer.append([np.array([13])])
+    store = DocumentStore(tmp_path, "x", 300)
+    for special, expected in (
+        (SpecialTokens((), ()), [10, 11, 12, 13]),
+        (SpecialTokens((CLS, CLS), (SEP,)), [CLS, CLS, 10, 11, 12, SEP, CLS, CLS, 13, SEP]),
+        (SpecialTokens((), (SEP,)), [10, 11, 12, SEP, 13, SEP]),
+    ):
+        rows = pack_documents(store, 10, special)
+        assert len(rows) == 1 and rows.row(0, store.tokens).input_ids.tolist() == expected
+        assert rows.row_lengths.tolist() == [len(expected)]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from transformer_architectures.datasets.lines import decode, read_lines
-from transformer_architectures.datasets.parallel_text import Pair, ParallelTextConfig, Row, read_pairs
 from transformer_architectures.datasets.rejections import Rejection
+from transformer_architectures.datasets.text.parallel_text import Pair, ParallelTextConfig, Row, read_pairs
 from transformer_architectures.errors import DataError
 
 TEXTS = [("one house", "une maison"), ("two\u2028houses", "deux\u0085maisons"), ("the\u00a0end", "la fin\x0b!")]

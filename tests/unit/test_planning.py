@@ -74,7 +74,7 @@ def test_more_devices_share_the_batch_and_sharding_the_model(tmp_path: Path, kin
 
 
 def test_the_busiest_device_sets_the_pace(tmp_path: Path) -> None:
-    """Six pictures on four devices: two of them have two each, two have one, and all wait for the first two."""
+    """Six images on four devices: two of them have two each, two have one, and all wait for the first two."""
     workload = workload_of(config_file(tmp_path / "a.yaml", "vit"), "vit")
     found = estimate(workload, Way("ddp", 4, False), HARDWARE)
     assert found.flops == workload.flops(2)

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformer_architectures.planning.losses import TENSORS_OF_MULTI_LABEL_LOSS
 from transformer_architectures.planning.memory import memory_of
 from transformer_architectures.planning.workload import Workload, fill_budget
-from transformer_architectures.training.multi_label_loss import MultiLabelLossConfig, multi_label_loss
+from transformer_architectures.tasks.images.multi_label_loss import MultiLabelLossConfig, multi_label_loss
 from transformer_architectures.training.optimization import build_ema, build_optimizer
 from transformer_architectures.transformer_blocks import TransformerBlock
 

@@ -21,26 +21,32 @@ from spawned_ranks import be_rank, free_port
 from torch import Tensor, nn
 
 from transformer_architectures.architectures import bert, vanilla, vit
-from transformer_architectures.architectures.bert.masked_language_model import MaskedLanguageModelTask
-from transformer_architectures.architectures.vanilla.training import TranslationTask, VanillaTrainingConfig
-from transformer_architectures.architectures.vit.training import ImageClassificationTask, VitTrainingConfig
+from transformer_architectures.datasets.loading import Loading
 from transformer_architectures.errors import NonFiniteError
-from transformer_architectures.loading import Loading
-from transformer_architectures.planning.memory import largest_share
+from transformer_architectures.planning.memory import largest_shard
 from transformer_architectures.planning.ways import Way, bytes_sent
 from transformer_architectures.planning.workload import Workload
+from transformer_architectures.tasks.image_classification import ImageClassificationTask, ImageTrainingConfig
+from transformer_architectures.tasks.images.multi_label_loss import multi_label_loss
+from transformer_architectures.tasks.masked_language_model import MaskedLanguageModelTask
+from transformer_architectures.tasks.text_task import TextTrainingConfig
+from transformer_architectures.tasks.translation import TranslationTask, TranslationTrainingConfig
 from transformer_architectures.training.blocks import checkpoint_activations
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import Ranks, SharedWork, SummedLoss, data_parallel, process_group
-from transformer_architectures.training.multi_label_loss import multi_label_loss
+from transformer_architectures.training.distributed.parallelism import DataParallel, build_parallelism
+from transformer_architectures.training.distributed.ranks import (
+    DistributedMapBatches,
+    Ranks,
+    SummedLoss,
+    process_group,
+)
+from transformer_architectures.training.distributed.sharding import (
+    full_tensor,
+    fully_sharded,
+    local_shard,
+)
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler, gradients
 from transformer_architectures.training.precision import Precision
-from transformer_architectures.training.sharding import (
-    PlainCopies,
-    fully_sharded,
-    own_share,
-    whole,
-)
 from transformer_architectures.training.step import TrainingStep
 
 STEPS = 20
@@ -51,13 +57,13 @@ SYLLABLES = ["ba", "lo", "mi", "tu", "ké", "sa", "ro", "ne"]
 
 # -------------------------------------------------------------------- three tiny tasks
 def write_data(folder: Path) -> None:
-    """Sentences, documents and pictures; few enough that every epoch ends with an uneven batch."""
+    """Sentences, documents and images; few enough that every epoch ends with an uneven batch."""
     words = ["".join(random.choices(SYLLABLES, k=2)) for _ in range(30)]
     lines = [" ".join(random.choices(words, k=random.randint(1, 9))) for _ in range(45)]
     (folder / "pairs.tsv").write_text("".join(f"{line} {n}\t{line[::-1]} {n}\n" for n, line in enumerate(lines)))
     (folder / "documents.txt").write_text("\n\n".join(lines))
     for number in range(47):
-        path = folder / "pictures" / f"class{number % 3}" / f"{number}.png"
+        path = folder / "images" / f"class{number % 3}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.randint(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
 
@@ -74,11 +80,11 @@ def translation(folder: Path, loading: Loading) -> tuple[Any, Any]:
     )
     data.setup()
     sizes = {"vocab_size": 120, "embed_dim": 16, "num_heads": 2, "ff_dim": 32, "num_layers": 1, "dropout": 0.0}
-    settings = VanillaTrainingConfig(max_steps=STEPS)
-    return TranslationTask(vanilla.VanillaModelConfig(**sizes), settings, data), data
+    settings = TranslationTrainingConfig(max_steps=STEPS)
+    return TranslationTask(vanilla.Transformer, vanilla.VanillaModelConfig(**sizes), settings, data), data
 
 
-class Pictures(ImageClassificationTask):
+class Images(ImageClassificationTask):
     """In the numbers of the model."""
 
     def loss(self, model: Any, batch: Any) -> Tensor:
@@ -87,9 +93,9 @@ class Pictures(ImageClassificationTask):
         return multi_label_loss(logits, batch.labels.to(dtype), batch.masks.to(dtype), self.config.loss, None)
 
 
-def pictures(folder: Path, loading: Loading) -> tuple[Any, Any]:
+def images(folder: Path, loading: Loading) -> tuple[Any, Any]:
     config = {
-        "train": {"image_folder": str(folder / "pictures")},
+        "train": {"image_folder": str(folder / "images")},
         "cache_dir": str(folder / "cache"),
         "validation_fraction": 0.3,
         "augmentation": {"mixup": 0.4, "cutmix": 1.0},
@@ -100,7 +106,7 @@ def pictures(folder: Path, loading: Loading) -> tuple[Any, Any]:
     data.setup()
     sizes = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "num_heads": 2, "ff_dim": 16, "num_layers": 1}
     model = vit.VitModelConfig(**sizes, dropout=0.0)
-    return Pictures(model, VitTrainingConfig(max_steps=STEPS), data), data
+    return Images(model, ImageTrainingConfig(max_steps=STEPS), data), data
 
 
 def masked_texts(folder: Path, loading: Loading) -> tuple[Any, Any]:
@@ -115,10 +121,15 @@ def masked_texts(folder: Path, loading: Loading) -> tuple[Any, Any]:
     )
     data.setup()
     sizes = {"vocab_size": 100, "embed_dim": 16, "num_heads": 2, "ff_dim": 32, "num_layers": 1, "max_positions": 32}
-    return MaskedLanguageModelTask(bert.BertModelConfig(**sizes, dropout=0.0), data), data
+    return (
+        MaskedLanguageModelTask(
+            bert.BertForMaskedLM, bert.BertModelConfig(**sizes, dropout=0.0), TextTrainingConfig(max_steps=1), data
+        ),
+        data,
+    )
 
 
-TASKS = {"translation": translation, "pictures": pictures, "masked texts": masked_texts}
+TASKS = {"translation": translation, "images": images, "masked texts": masked_texts}
 
 
 # -------------------------------------------------------------------- what one process, or a rank, does
@@ -143,27 +154,28 @@ def train(name: str, folder: Path, ranks: Ranks, dtype: torch.dtype, is_sharded:
     torch.manual_seed(1)
     model = task.build_model().to(dtype)
     config = TrainingConfig(max_steps=STEPS, warmup_steps=0, learning_rate=0.01)
-    copies, summed_loss = PlainCopies(model), SummedLoss(model, task.loss)
+    precision, summed_loss = Precision(CPU, None), SummedLoss(model, task.loss)
+    parallelism = build_parallelism(
+        TrainingConfig(max_steps=1, sharding="fsdp" if is_sharded else "ddp"), precision, ranks
+    )
+    parallelism.place(model)
     if ranks.world_size > 1 and (is_sharded or dtype is torch.float64):
         checkpoint_activations(model)
-    if is_sharded:
-        parallel: nn.Module = fully_sharded(summed_loss, Precision(CPU, None))
-    else:
-        parallel = data_parallel(summed_loss, ranks)
+    parallel = parallelism.wrap(summed_loss, ema=None)
     optimizer = build_optimizer(model, config)
     step = TrainingStep(
-        model, parallel, optimizer, build_scheduler(optimizer, config), Precision(CPU, None), 0.5, ranks=ranks
+        model, parallel, optimizer, build_scheduler(optimizer, config), precision, 0.5, parallelism=parallelism
     )
     losses, rows, found, sent = [], [], [], BytesSent(ranks.world_size)
     for micro_batches, _ in zip(batches_from(data, 0), range(STEPS), strict=False):
         with nullcontext() if losses else sent:
             losses.append(step(micro_batches).loss)
         rows.append([tuple(batch.indices) for batch in micro_batches])
-        found.append(torch.cat([whole(gradient).flatten() for gradient in gradients(model.parameters())]).clone())
-    model = copies.of(model, CPU) if is_sharded else model
+        found.append(torch.cat([full_tensor(gradient).flatten() for gradient in gradients(model.parameters())]).clone())
+    model = parallelism.full_model(model)
     model.eval()
-    scores = task.validate(model.float(), SharedWork(ranks, lambda: None))
-    share = sum(own_share(parameter).numel() for parameter in summed_loss.model.parameters())
+    scores = task.validate(model.float(), DistributedMapBatches(ranks, lambda: None))
+    share = sum(local_shard(parameter).numel() for parameter in summed_loss.model.parameters())
     found_bytes = {"share": share, "sent": sent.total}
     return {"losses": losses, "rows": rows, "gradients": torch.stack(found), "scores": scores, **found_bytes}
 
@@ -216,7 +228,7 @@ def sum_bf16_gradients_in_fp32(rank: int) -> None:
     with bf16.autocast():
         loss = summed_loss(torch.randn(4, 8, generator=torch.Generator().manual_seed(rank)))
     loss.backward()
-    for gradient in map(whole, gradients(summed_loss.parameters())):
+    for gradient in map(full_tensor, gradients(summed_loss.parameters())):
         assert gradient.dtype == torch.float32 and not torch.equal(gradient, gradient.bfloat16().float())
 
 
@@ -239,10 +251,16 @@ def refuse_what_is_not_finite(folder: Path, ranks: Ranks) -> None:
             return value + 0 * Poison.apply(weight).sum() if in_gradient else value * torch.nan
 
         config = TrainingConfig(max_steps=STEPS, warmup_steps=0)
-        summed_loss = data_parallel(SummedLoss(model, loss), ranks)
+        parallelism = DataParallel(ranks)
+        summed_loss = parallelism.wrap(SummedLoss(model, loss), ema=None)
         optimizer = build_optimizer(model, config)
         step = TrainingStep(
-            model, summed_loss, optimizer, build_scheduler(optimizer, config), Precision(CPU, None), ranks=ranks
+            model,
+            summed_loss,
+            optimizer,
+            build_scheduler(optimizer, config),
+            Precision(CPU, None),
+            parallelism=parallelism,
         )
         micro_batches = next(batches_from(data, 0))
         before = [weight.detach().clone() for weight in model.parameters()]
@@ -267,7 +285,7 @@ def test_ranks_take_the_steps_of_one(seed: int, tmp_path: Path, world_size: int)
         files = [tmp_path / f"{name}_{dtype}_{is_sharded}_{rank}.pt" for rank in range(world_size)]
         ranks = [torch.load(file, weights_only=True) for file in files]
         parameters = list(TASKS[name](tmp_path, Loading(0, 1))[0].build_model().parameters())
-        assert ranks[0]["share"] == largest_share(parameters, world_size if is_sharded else 1)
+        assert ranks[0]["share"] == largest_shard(parameters, world_size if is_sharded else 1)
         if is_sharded:
             assert ranks[0]["sent"] == pytest.approx(planned(name, tmp_path, dtype, world_size), rel=0.03)  # padding
         for found in ranks:

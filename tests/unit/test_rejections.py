@@ -21,11 +21,11 @@ def test_the_list() -> None:
 
 def test_the_limit() -> None:
     log = RejectionLog(io.StringIO())
-    log.check(0, 0.0, "pictures")  # nothing of nothing
+    log.check(0, 0.0, "images")  # nothing of nothing
     for line in range(2):
         log.add(Rejection("a.csv", line, "not UTF-8"))
-    log.check(98, 0.02, "pictures")
-    with pytest.raises(DataError, match=r"2\.02% of the pictures .* 2\.00% \(2 × not UTF-8; see rejected\.jsonl\)"):
-        log.check(97, 0.02, "pictures")
+    log.check(98, 0.02, "images")
+    with pytest.raises(DataError, match=r"2\.02% of the images .* 2\.00% \(2 × not UTF-8; see rejected\.jsonl\)"):
+        log.check(97, 0.02, "images")
     log.file = None  # a list that is nowhere must not be named
     assert log.summary() == " (2 × not UTF-8)"

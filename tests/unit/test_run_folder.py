@@ -15,18 +15,18 @@ import torch
 
 from transformer_architectures.config import fingerprint
 from transformer_architectures.errors import CheckpointError, UsageError
-from transformer_architectures.model_folder import seal
-from transformer_architectures.training.checked_files import digest_path
-from transformer_architectures.training.checkpointing import write_checked
+from transformer_architectures.pretrained.model_folder import seal
+from transformer_architectures.training.checkpointing.checked_files import digest_path
+from transformer_architectures.training.checkpointing.checkpoints import write_checked
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.run import is_finished
-from transformer_architectures.training.run_folder import RunFolder, Start, find_start
+from transformer_architectures.training.runs.run_folder import RunFolder, Start, find_start
+from transformer_architectures.training.runs.starting import is_finished
 from transformer_architectures.training.state import RunState
 
 HOLD = """if True:
     import multiprocessing, sys, time
     from pathlib import Path
-    from transformer_architectures.training.run_folder import RunFolder
+    from transformer_architectures.training.runs.run_folder import RunFolder
     folder = RunFolder(Path(sys.argv[1]))
     assert folder.lock()
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
@@ -176,7 +176,9 @@ def test_a_named_checkpoint_that_cannot_be_used_is_an_error(seed: int, root: Pat
     damage(folder.path / "step_2.pt")
     with pytest.raises(CheckpointError, match="step_2.pt: damaged"):
         find_start(str(folder.path / "step_2.pt"), root, "vanilla", "")
-    assert find_start(str(folder.path), root, "vanilla", "").path == folder.path / "step_1.pt"
+    start = find_start(str(folder.path), root, "vanilla", "")
+    assert start.path == folder.path / "step_1.pt" and start.folder is not None
+    start.folder.release()
     damage(folder.path / "step_1.pt")
     with pytest.raises(CheckpointError, match="no checkpoint in this folder is intact"):
         find_start(str(folder.path), root, "vanilla", "")
@@ -201,7 +203,8 @@ def test_what_is_no_checkpoint_of_a_run_is_refused_by_name(root: Path) -> None:
             find_start(str(folder.path / "step_2.pt"), root, "vanilla", "")
         assert "\n" not in str(caught.value)
         start = find_start(str(folder.path), root, "vanilla", "")
-        assert start.path == folder.path / "step_1.pt"
+        assert start.path == folder.path / "step_1.pt" and start.folder is not None
+        start.folder.release()
 
 
 # -------------------------------------------------------------------- the lock
@@ -215,6 +218,29 @@ def test_one_process_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path, hold
     assert folder.lock()
     folder.release()
     assert folder.lock()
+
+
+def test_once_in_a_process_too(tmp_path: Path) -> None:
+    folder, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    assert folder.lock() and not other.lock()
+    folder.release()
+    assert other.lock()
+
+
+def test_a_lock_file_that_is_there_already_holds_nothing(tmp_path: Path) -> None:
+    """Neither that of an earlier version, nor one with anything in it."""
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    (folder.path / "lock").write_text("1234")
+    assert folder.lock()
+    folder.release()
+    assert folder.lock()
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run" / "lock").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=f"{tmp_path / 'run'}: cannot be written or locked"):
+        RunFolder(tmp_path / "run").lock()
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from transformer_architectures.errors import ConfigError, LostRankError, NonFiniteError, TransformerArchitecturesError
-from transformer_architectures.model_folder import open_model_folder, write_model_folder
-from transformer_architectures.training.finish import FinishedRun
-from transformer_architectures.training.seeds import train_seeds, write_summary
+from transformer_architectures.pretrained.model_folder import open_model_folder, write_model_folder
+from transformer_architectures.training.runs.finish import FinishedRun
+from transformer_architectures.training.runs.seeds import train_seeds, write_summary
 
 SCORES = {3: (0.5, 0.9), 4: (0.7, 0.2), 6: (0.6, 0.4)}  # validation and test; seed 5 fails
 

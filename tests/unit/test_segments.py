@@ -7,9 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from transformer_architectures.errors import UsageError
-from transformer_architectures.masking import AttentionMask
+from transformer_architectures.masking import AttentionMask, Segments
 from transformer_architectures.positions import LearnedPositions, SinusoidalPositions
-from transformer_architectures.segments import Segments
 
 
 def test_rows_by_hand() -> None:
@@ -26,7 +25,7 @@ def test_rows_by_hand() -> None:
 def test_segments_of_a_padding_mask_pack_and_unpack(seed: int) -> None:
     lengths = tuple(random.randint(1, 9) for _ in range(random.randint(1, 6)))
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    segments = Segments.of_mask(mask.long(), rows_multiple=5)
+    segments = Segments.from_mask(mask.long(), rows_multiple=5)
     assert segments == Segments(lengths, rows_multiple=5)
     padded = (torch.randn(*mask.shape, 2) * mask[..., None]).requires_grad_()
     packed = segments.pack(padded)
@@ -66,7 +65,7 @@ def test_nothing_to_pack_is_refused(lengths: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("row", [[0, 1, 1], [1, 0, 1], [0, 0, 0]])
 def test_mask_that_is_not_right_padded_is_refused(row: list[int]) -> None:
     with pytest.raises(UsageError, match="padded on the right|at least one segment"):
-        Segments.of_mask(torch.tensor([[1, 1, 1], row]))
+        Segments.from_mask(torch.tensor([[1, 1, 1], row]))
 
 
 def test_segments_combine_with_nothing_but_causality() -> None:

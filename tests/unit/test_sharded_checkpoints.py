@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,20 +18,21 @@ from torch import Tensor, nn
 from toy_task import ToyData, ToyTask
 
 from transformer_architectures.errors import CheckpointError
-from transformer_architectures.training.checked_files import digest_path, write_with_digest
-from transformer_architectures.training.checkpointing import load_checkpoint, read_checkpoint
+from transformer_architectures.training.checkpointing.checked_files import digest_path, write_with_digest
+from transformer_architectures.training.checkpointing.checkpoints import load_checkpoint, read_checkpoint
+from transformer_architectures.training.checkpointing.sharded_checkpoints import read_index
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import CommunicationError
-from transformer_architectures.training.finish import saved_weights
-from transformer_architectures.training.loop import Fit
+from transformer_architectures.training.distributed.ranks import CommunicationError
+from transformer_architectures.training.distributed.sharding import (
+    full_tensor,
+)
+from transformer_architectures.training.loop import Trainer
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler
 from transformer_architectures.training.precision import Precision
-from transformer_architectures.training.run_folder import RunFolder, Start
-from transformer_architectures.training.sharded_checkpoints import read_index
-from transformer_architectures.training.sharding import (
-    whole,
-)
-from transformer_architectures.training.signals import StopRequest
+from transformer_architectures.training.runs.finish import saved_weights
+from transformer_architectures.training.runs.run_folder import RunFolder, Start
+from transformer_architectures.training.runs.signals import StopRequest
+from transformer_architectures.training.tracking.tracker import Tracker
 
 CPU = torch.device("cpu")
 
@@ -63,14 +65,14 @@ class Echo(ToyTask):
             return {"score": -float(loss_of(model, batches(6)[-1]))}
 
 
-MakeFit = Callable[..., Fit]
+MakeFit = Callable[..., Trainer]
 
 
-def make_fit(root: Path, sharding: str, start: Start = Start(), **changes: Any) -> Fit:
+def make_fit(root: Path, sharding: str, start: Start = Start(), **changes: Any) -> Trainer:
     """A run whose folder is `<root>/toy/run_000000`."""
     settings = {"max_steps": 8, "warmup_steps": 2, "ema_decay": 0.8, "accumulation_steps": 2, **changes}
     config = TrainingConfig(sharding=sharding, checkpoint_root=str(root), checkpoint_interval=2, **settings)
-    return Fit(Echo(), Data(), config, Precision(CPU, None), None, StopRequest(), start)
+    return Trainer(Echo(), Data(), config, Precision(CPU, None), StopRequest(), start)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,12 +115,12 @@ def newest(tmp_path: Path) -> Start:
     return Start(folder(tmp_path), *found)
 
 
-def numbers_of(fit: Fit) -> list[float]:
+def numbers_of(trainer: Trainer) -> list[float]:
     """All weights, averages and moments."""
-    assert fit.ema is not None
-    moments = [value for state in fit.optimizer.state.values() for value in state.values()]
-    tensors = [*fit.model.parameters(), *fit.ema.parameters(), *moments, *fit.ema.buffers()]
-    return torch.cat([whole(tensor.detach()).flatten().double() for tensor in tensors]).tolist()
+    assert trainer.ema is not None
+    moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
+    tensors = [*trainer.model.parameters(), *trainer.ema.parameters(), *moments, *trainer.ema.buffers()]
+    return torch.cat([full_tensor(tensor.detach()).flatten().double() for tensor in tensors]).tolist()
 
 
 @pytest.mark.parametrize("forms", [["fsdp"], ["fsdp", "ddp"], ["ddp", "fsdp"]], ids=str)
@@ -152,10 +154,7 @@ def test_a_checkpoint_is_not_written_again_in_another_form(
 def test_what_lies_on_the_disk(fit: MakeFit, tmp_path: Path) -> None:
     """Safetensors and JSON, each under a digest, and nothing of a checkpoint that was removed."""
     run = fit("fsdp", keep_checkpoints=2)
-    run.tracker = SimpleNamespace(  # type: ignore[assignment]
-        run_folder=folder(tmp_path).path, log_metrics=lambda *_: None, log_table=lambda *_: None
-    )
-    run.run()
+    run.run(Mock(spec=Tracker, run_folder=folder(tmp_path).path))
     path = folder(tmp_path).path
     assert {file.name for file in folder(tmp_path).checkpoints()} == {"step_8.json", "epoch_2.json"}
     assert len(list(path.glob("*.shares"))) == 2 and len(list(path.glob("*.json.sha256"))) == 2
@@ -175,9 +174,9 @@ def test_one_process_loads_the_model_from_python(fit: MakeFit, tmp_path: Path) -
     optimizer = build_optimizer(model, run.config, lambda name: Echo().learning_rate_scale(model, name))
     assert load_checkpoint(path, model, optimizer, build_scheduler(optimizer, run.config)) == (2, 8, "0" * 32)
     for mine, shared in zip(model.parameters(), run.model.parameters(), strict=True):
-        assert torch.equal(mine, whole(shared))
+        assert torch.equal(mine, full_tensor(shared))
         for key, value in optimizer.state[mine].items():
-            assert torch.equal(value, whole(run.optimizer.state[shared][key])), key
+            assert torch.equal(value, full_tensor(run.optimizer.state[shared][key])), key
     weights = saved_weights(path, Tied())
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in weights.items())
@@ -210,7 +209,7 @@ def test_a_rank_that_is_lost_meanwhile_is_no_damage(
     def closed(*unused: Any, **also: Any) -> None:
         raise RuntimeError("Connection closed by peer")
 
-    monkeypatch.setattr("transformer_architectures.training.sharded_checkpoints.load", closed)
+    monkeypatch.setattr("transformer_architectures.training.checkpointing.sharded_checkpoints.load", closed)
     with pytest.raises(CommunicationError, match="closed by peer"):
         fit("fsdp", newest(tmp_path))
 

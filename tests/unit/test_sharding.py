@@ -13,16 +13,18 @@ from torch.distributed.tensor import DTensor
 
 from transformer_architectures.training.blocks import checkpoint_activations, compile_blocks
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import SummedLoss
+from transformer_architectures.training.distributed.parallelism import FullySharded, Parallelism
+from transformer_architectures.training.distributed.ranks import Ranks, SummedLoss
+from transformer_architectures.training.distributed.sharding import (
+    FullModel,
+    full_tensor,
+    fully_sharded,
+    is_sharded,
+    local_shard,
+)
 from transformer_architectures.training.grad_logging import count
 from transformer_architectures.training.optimization import build_optimizer, build_scheduler
 from transformer_architectures.training.precision import Precision
-from transformer_architectures.training.sharding import (
-    PlainCopies,
-    fully_sharded,
-    is_sharded,
-    whole,
-)
 from transformer_architectures.training.step import TrainingStep
 from transformer_architectures.transformer_blocks import TransformerBlock
 
@@ -57,11 +59,20 @@ def trained(
     assert list(model.state_dict()) == names
     config = TrainingConfig(max_steps=4, warmup_steps=0, learning_rate=0.01, weight_decay=0.1)
     optimizer = build_optimizer(model, config)
-    step = TrainingStep(model, summed_loss, optimizer, build_scheduler(optimizer, config), precision, clip_norm=0.5)
+    parallelism = FullySharded(Ranks(), precision, cpu_offload) if is_sharded else Parallelism(Ranks(), precision)
+    step = TrainingStep(
+        model,
+        summed_loss,
+        optimizer,
+        build_scheduler(optimizer, config),
+        precision,
+        clip_norm=0.5,
+        parallelism=parallelism,
+    )
     torch.manual_seed(2)
     work = batches(8)
     losses = [step(work[number : number + 2]).loss for number in range(0, 8, 2)]
-    return losses, torch.cat([whole(weight.detach()).flatten() for weight in model.parameters()])
+    return losses, torch.cat([full_tensor(weight.detach()).flatten() for weight in model.parameters()])
 
 
 @pytest.mark.parametrize("options", [{}, {"recompute": True}, {"cpu_offload": True}], ids=str)
@@ -132,10 +143,10 @@ def test_bf16_is_near_what_autocast_computes() -> None:
 def test_a_plain_copy_has_the_weights_and_ties_of_the_original() -> None:
     model = Tied()
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    copies = PlainCopies(model)
+    copies = FullModel(model)
     assert all(parameter.is_meta for parameter in copies.skeleton.parameters())
     fully_sharded(SummedLoss(model, loss_of), Precision(CPU, None))
-    copy = copies.of(model, CPU)
+    copy = copies.from_shards(model, CPU)
     assert not is_sharded(copy) and copy.head.weight is copy.embedding.weight and float(copy.scale) == 2.0
     assert all(torch.equal(copy.state_dict()[name], tensor) for name, tensor in expected.items())
     assert copy.state_dict().keys() == expected.keys()
@@ -146,6 +157,6 @@ def test_histograms_count_every_value_once() -> None:
     expected = count(model, 1)
     summed_loss = fully_sharded(SummedLoss(model, loss_of), Precision(CPU, None))
     summed_loss(batches(1)[0]).backward()
-    found = count(model, 1)
+    found = count(model, 1, local_shard, Ranks().sum_tensor)
     assert found.names == expected.names and (found.parameters == expected.parameters).all()
     assert found.gradients.sum(axis=1).tolist() == [parameter.numel() for parameter in model.parameters()]

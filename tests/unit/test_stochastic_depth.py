@@ -12,7 +12,7 @@ from transformer_architectures.encoder import Encoder
 from transformer_architectures.errors import UsageError
 from transformer_architectures.feedforward import FeedForwardConfig
 from transformer_architectures.normalization import NormConfig
-from transformer_architectures.sublayer import Residual, ResidualConfig
+from transformer_architectures.residual import Residual, ResidualConfig
 from transformer_architectures.transformer_blocks import TransformerBlockConfig
 
 

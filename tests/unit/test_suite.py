@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from transformer_architectures.errors import ConfigError
-from transformer_architectures.training.finish import FinishedRun
-from transformer_architectures.training.seeds import SeedRun
-from transformer_architectures.training.suite import compare, suite_of, train_suite
+from transformer_architectures.training.runs.finish import FinishedRun
+from transformer_architectures.training.runs.seeds import SeedRun
+from transformer_architectures.training.runs.suite import compare, suite_of, train_suite
 
 SUITE = """
 Model:

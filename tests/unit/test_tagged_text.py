@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from transformer_architectures.datasets.rejections import Rejection
-from transformer_architectures.datasets.tag_schemes import (
+from transformer_architectures.datasets.text.conll import TaggedText
+from transformer_architectures.datasets.text.tag_schemes import (
     EntitySpan,
     as_bio,
     detect_scheme,
@@ -20,10 +21,9 @@ from transformer_architectures.datasets.tag_schemes import (
     stray_insides,
     strict_entity_spans,
 )
-from transformer_architectures.datasets.tagged_text import (
+from transformer_architectures.datasets.text.tagged_text import (
     UPOS_TAGS,
     TaggedRows,
-    TaggedText,
     TaggedTextConfig,
     read_tagged_text,
 )

@@ -11,11 +11,12 @@ from tiny_bert_models import TAGS, TEXTS, WORDS, classifier, filler, tagger
 from torch import Tensor
 
 from transformer_architectures import load_model
-from transformer_architectures.architectures.bert import tagger as tagger_module
 from transformer_architectures.architectures.bert.data import LabeledBatch
-from transformer_architectures.architectures.bert.tagger import split_words
-from transformer_architectures.architectures.bert.text_model import TextModel
 from transformer_architectures.errors import DataError, ModelFolderError, UsageError
+from transformer_architectures.tasks import token_classification as tagger_module
+from transformer_architectures.tasks.line_predictor import TextOptions
+from transformer_architectures.tasks.raw_words import split_words
+from transformer_architectures.tasks.text_predictor import TextPredictor
 
 RESULTS = {"task": "x", "global_step": 1}
 
@@ -24,7 +25,7 @@ def some_texts() -> list[str]:
     return [" ".join(random.choices(WORDS, k=random.choice([0, 1, 3, 9, 40]))) for _ in range(12)]
 
 
-def exact(model: TextModel) -> TextModel:
+def exact(model: TextPredictor) -> TextPredictor:
     """In double precision, so that sums in another order agree."""
     model.model.double()
     return model
@@ -37,10 +38,10 @@ def test_a_text_alone_has_the_probabilities_that_it_has_among_others(
 ) -> None:
     model = classifier(multi_label, pooling)
     texts = some_texts()
-    together = model.probabilities(texts, batch_tokens=64)
+    together = model.probabilities(texts, TextOptions(batch_tokens=64))
     alone = torch.cat([model.probabilities([text]) for text in texts])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(model.probabilities(texts, batch_size=2), alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.probabilities(texts, TextOptions(batch_size=2)), alone, atol=1e-5, rtol=1e-5)
     if not multi_label:
         torch.testing.assert_close(together.sum(dim=1), torch.ones(len(texts)))
 
@@ -56,20 +57,20 @@ def test_probabilities_are_those_of_padded_texts_averaged_over_windows(seed: int
     torch.testing.assert_close(model.probabilities([text])[0], expected, atol=1e-5, rtol=1e-5)
 
 
-def _encoded(model: TextModel, text: str) -> tuple[list[int], list[int]]:
-    from transformer_architectures.architectures.bert.windowed_text import encode_texts
+def _encoded(model: TextPredictor, text: str) -> tuple[list[int], list[int]]:
+    from transformer_architectures.datasets.text.windowed_text import encode_texts
 
     return encode_texts(model.tokenizer, [text])[0]
 
 
-def _any_batch(model: TextModel) -> LabeledBatch:
+def _any_batch(model: TextPredictor) -> LabeledBatch:
     return next(model.batches([model.windowing(*_encoded(model, "the house"))]))
 
 
 def test_tags_do_not_depend_on_the_batch(seed: int) -> None:
     model = tagger()
     rows = [text.split() for text in some_texts()]
-    together = model.tag(rows, batch_tokens=64)
+    together = model.tag(rows, TextOptions(batch_tokens=64))
     assert together == [model.tag([row])[0] for row in rows]
     assert [len(tags) for tags in together] == [len(row) for row in rows]
 
@@ -207,7 +208,7 @@ def test_bf16_gives_nearly_the_same_probabilities(seed: int, tmp_path: Path) -> 
     ("key", "value"), [("classes", ["a"]), ("settings", {"max_length": 900, "stride": 5}), ("model", {})]
 )
 def test_a_damaged_config_is_named(seed: int, tmp_path: Path, key: str, value: object) -> None:
-    from transformer_architectures.model_folder import seal
+    from transformer_architectures.pretrained.model_folder import seal
 
     tagger().export(tmp_path / "model", RESULTS)
     path = tmp_path / "model" / "config.json"

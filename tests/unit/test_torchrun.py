@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from transformer_architectures.training import torchrun
+from transformer_architectures.training.distributed import torchrun
 
 
 @pytest.mark.parametrize("hangs", [True, False])

@@ -21,8 +21,10 @@ from typing import Any
 import pytest
 
 from transformer_architectures.errors import ConfigError, TrackingError
-from transformer_architectures.training import tracking, tracking_destination, tracking_sender
-from transformer_architectures.training.tracking import Tracker, sync, track_missed_end, was_ended
+from transformer_architectures.training.tracking import destination as tracking_destination
+from transformer_architectures.training.tracking import sender as tracking_sender
+from transformer_architectures.training.tracking import tracker as tracking
+from transformer_architectures.training.tracking.tracker import Tracker, sync, track_missed_end, was_ended
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +303,32 @@ def test_the_end_that_a_killed_run_missed(root: Path, capfd: pytest.CaptureFixtu
     assert artifacts(local_uri(root), run_id, "model") == {"model/results.json"}
 
 
+def test_one_sender_at_a_time_whatever_workers_are_forked(root: Path) -> None:
+    """They live on for an epoch after the lock is given back, and for some seconds when its holder is killed."""
+    tracker = start(root)
+    tracker.close()
+    store = tracking_destination.LocalStore(root)
+    first, second = (
+        tracking_destination.Destination(tracker.run_folder / "tracking", store.uri, store) for _ in range(2)
+    )
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    with first.exclusive() as alone:
+        assert alone
+        worker.start()
+        with second.exclusive() as both:
+            assert not both
+    try:
+        with second.exclusive() as alone:
+            assert alone
+        with pytest.raises(ValueError), first.exclusive():
+            raise ValueError
+        with second.exclusive() as alone:
+            assert alone
+    finally:
+        worker.kill()
+        worker.join()
+
+
 @pytest.mark.parametrize("lost", ["vanilla/RUN/tracking", "vanilla/RUN/tracking/run.json", "mlflow.db"])
 def test_an_end_that_cannot_be_tracked_is_a_warning(
     root: Path, fresh_store: Path, capfd: pytest.CaptureFixture[str], lost: str
@@ -365,14 +393,14 @@ def test_a_run_is_mirrored_to_the_server(root: Path, server: str, monkeypatch: p
     assert os.environ["MLFLOW_TRACKING_URI"] == server  # for processes that are started from here
     for step in range(5):
         tracker.log_metrics({"loss": step}, step)
-        tracker.log_figure_png(b"\x89PNG", "pictures/p.png", step)
+        tracker.log_figure_png(b"\x89PNG", "images/p.png", step)
     tracker.close()
     run = mirrored(server, tracker)
     assert run.info.run_id != tracker.run_id and run.info.run_name == "both" and run.info.status == "FINISHED"
     assert run.data.params == {"Model.embed_dim": "8"}
     for uri, run_id in ((server, run.info.run_id), (local_uri(root), tracker.run_id)):
         assert points(uri, run_id) == {("loss", step): 1 for step in range(5)}
-        assert artifacts(uri, run_id, "pictures") == {f"pictures/p_{step:08d}.png" for step in range(5)}
+        assert artifacts(uri, run_id, "images") == {f"pictures/p_{step:08d}.png" for step in range(5)}
 
 
 def test_sync_brings_a_run_to_a_server_that_is_named_later(

@@ -1,4 +1,4 @@
-"""Histograms: every value in the right bin, pictures drawn elsewhere than in training, which is left as it was."""
+"""Histograms: every value in the right bin, images drawn elsewhere than in training, which is left as it was."""
 
 import io
 import math
@@ -26,7 +26,7 @@ from transformer_architectures.training.grad_logging import (
 )
 
 
-class Pictures:
+class Images:
     """Takes the place of a tracker."""
 
     def __init__(self) -> None:
@@ -113,24 +113,24 @@ def test_names_are_those_before_compilation_and_tied_weights_are_one_row(seed: i
     assert count(compiled, 1).names == ("embedding.weight",)
 
 
-def test_a_picture_at_each_interval_drawn_in_the_background(seed: int) -> None:
+def test_a_image_at_each_interval_drawn_in_the_background(seed: int) -> None:
     from PIL import Image
 
-    pictures, model = Pictures(), small_model()
-    logger = GradientLogger(pictures, 5)
+    images, model = Images(), small_model()
+    logger = GradientLogger(images, 5)
     for step in range(1, 16):
         logger.async_log(model, step)
-    pictures.close()
-    assert list(pictures.drawn) == [5, 10, 15]
-    assert threading.main_thread() not in pictures.threads and not logger.thread.is_alive()
-    for png in pictures.drawn.values():
+    images.close()
+    assert list(images.drawn) == [5, 10, 15]
+    assert threading.main_thread() not in images.threads and not logger.thread.is_alive()
+    for png in images.drawn.values():
         assert Image.open(io.BytesIO(png)).convert("RGB").getextrema() != ((255, 255),) * 3
 
 
-def test_pictures_differ_only_where_their_counts_do(seed: int) -> None:
+def test_images_differ_only_where_their_counts_do(seed: int) -> None:
     from PIL import Image
 
-    def picture(column: int) -> np.ndarray:
+    def image(column: int) -> np.ndarray:
         counts = np.zeros((2, NUM_BINS), dtype=np.float32)
         counts[:, column] = 10
         png = drawing(Histograms(3, names, counts, np.zeros_like(counts)))
@@ -138,15 +138,15 @@ def test_pictures_differ_only_where_their_counts_do(seed: int) -> None:
 
     names = ("first.weight", "second.weight")
     drawing = Drawing(names)
-    left, right, again = picture(BINS_PER_SIGN - 30), picture(BINS_PER_SIGN + 30), picture(BINS_PER_SIGN - 30)
-    assert np.array_equal(left, again)  # nothing of the picture before is left
+    left, right, again = image(BINS_PER_SIGN - 30), image(BINS_PER_SIGN + 30), image(BINS_PER_SIGN - 30)
+    assert np.array_equal(left, again)  # nothing of the image before is left
     changed = np.flatnonzero(np.abs(left - right).sum(axis=(0, 2)))
     assert (
         0 < len(changed) < left.shape[1] / 20 and changed.max() < left.shape[1] * 0.65
     )  # the gradients' half is the same
 
 
-def test_training_does_not_wait_for_pictures(
+def test_training_does_not_wait_for_images(
     seed: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     may_draw = threading.Event()
@@ -159,23 +159,23 @@ def test_training_does_not_wait_for_pictures(
             return b""
 
     monkeypatch.setattr(grad_logging, "Drawing", SlowDrawing)
-    pictures, model = Pictures(), small_model()
-    logger = GradientLogger(pictures, 1)
+    images, model = Images(), small_model()
+    logger = GradientLogger(images, 1)
     for step in range(1, 101):
         logger.async_log(model, step)
-    assert not pictures.drawn  # all steps were taken before the first picture was drawn
+    assert not images.drawn  # all steps were taken before the first image was drawn
     may_draw.set()
-    pictures.close()
-    assert len(pictures.drawn) + logger.num_skipped == 100 and logger.num_skipped > 0 and "left out" in caplog.text
+    images.close()
+    assert len(images.drawn) + logger.num_skipped == 100 and logger.num_skipped > 0 and "left out" in caplog.text
 
 
 def test_the_function_uses_the_newest_logger(seed: int) -> None:
-    pictures, model = Pictures(), small_model()
-    logger = GradientLogger(pictures, 2)
+    images, model = Images(), small_model()
+    logger = GradientLogger(images, 2)
     for step in range(1, 5):
         async_log(model, step)
-    pictures.close()
-    assert list(pictures.drawn) == [2, 4]
+    images.close()
+    assert list(images.drawn) == [2, 4]
     del logger
 
 

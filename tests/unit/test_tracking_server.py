@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from transformer_architectures.training import tracking_sender
-from transformer_architectures.training.tracking import Tracker, sync
+from transformer_architectures.training.tracking import sender as tracking_sender
+from transformer_architectures.training.tracking.tracker import Tracker, sync
 
 pytestmark = pytest.mark.slow
 
@@ -124,8 +124,8 @@ def check(server: Server, tracker: Tracker, last_step: int) -> None:
             for folder in ("samples", "histograms", "model")
             for file in client_of.list_artifacts(run_id, folder)
         }
-        tables, pictures = {f"samples/step_{s}.json" for s in tens}, {f"histograms/h_{s:08d}.png" for s in tens}
-        assert files == tables | pictures | {"model/config.json"}
+        tables, images = {f"samples/step_{s}.json" for s in tens}, {f"histograms/h_{s:08d}.png" for s in tens}
+        assert files == tables | images | {"model/config.json"}
     text = Path(client.download_artifacts(run.info.run_id, f"samples/step_{tens[-1]}.json")).read_text()
     assert f"été {tens[-1]}" in text
 
@@ -180,7 +180,7 @@ def test_four_processes_start_on_a_fresh_store(tmp_path: Path, monkeypatch: pyte
     code = """if True:
         import sys
         from pathlib import Path
-        from transformer_architectures.training.tracking import Tracker
+        from transformer_architectures.training.tracking.tracker import Tracker
         tracker = Tracker.start(Path(sys.argv[1]), "translation", "vanilla", sys.argv[2], {"a": 1})
         tracker.log_metrics({sys.argv[2]: 1.0}, 1)
         tracker.close()"""

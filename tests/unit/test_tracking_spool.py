@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from transformer_architectures.training.spool import Spool
+from transformer_architectures.training.tracking.spool import Spool
 
 
 @pytest.fixture

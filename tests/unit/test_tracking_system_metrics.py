@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Mapping
 
-from transformer_architectures.training.system_metrics import SystemMonitor
+from transformer_architectures.training.tracking.system_metrics import SystemMonitor
 
 
 class Log:

@@ -17,9 +17,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformer_architectures.architectures.vit import VisionTransformer, VitModelConfig
 from transformer_architectures.embedding import TokenEmbedding
 from transformer_architectures.errors import NonFiniteError
+from transformer_architectures.metrics.metric import Metric
 from transformer_architectures.positions import LearnedPositions
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import SummedLoss
+from transformer_architectures.training.distributed.ranks import SummedLoss
 from transformer_architectures.training.optimization import (
     build_ema,
     build_optimizer,
@@ -33,6 +34,7 @@ from transformer_architectures.training.state import RunState
 from transformer_architectures.training.step import StepReport, TrainingStep
 
 IGNORED = -100
+MAIN = Metric("main")
 CLASSES = 6
 
 
@@ -371,7 +373,7 @@ def travel(
         state.count(REPORT, group, batches, seconds=0.5)
         validates = state.is_validation_due(settings)
         if validates:
-            state.note_scores({"bleu": next(scores) if scores else 1.0, "loss": -1.0})
+            state.note_scores({"bleu": next(scores) if scores else 1.0, "loss": -1.0}, Metric("bleu"))
         checkpoint = state.due_checkpoint(settings)
         if checkpoint is not None:
             state.note_checkpoint(checkpoint, keep=99)
@@ -399,9 +401,9 @@ def test_the_share_of_time_without_a_batch() -> None:
 def test_checkpoints_and_validations_by_epoch() -> None:
     assert travel(config(max_steps=None, max_epochs=2, accumulation_steps=2), 3) == [
         (1, False, None),
-        (2, True, "epoch_1.pt"),
+        (2, True, "epoch_1"),
         (3, False, None),
-        (4, True, "epoch_2.pt"),
+        (4, True, "epoch_2"),
     ]
 
 
@@ -409,24 +411,24 @@ def test_checkpoints_and_validations_by_step() -> None:
     settings = config(max_steps=7, checkpoint_interval=2, validation_interval=3)
     assert travel(settings, 4) == [
         (1, False, None),
-        (2, False, "step_2.pt"),
+        (2, False, "step_2"),
         (3, True, None),
-        (4, False, "epoch_1.pt"),
+        (4, False, "epoch_1"),
         (5, False, None),
-        (6, True, "step_6.pt"),
-        (7, True, "step_7.pt"),  # the end of a run is always scored and kept
+        (6, True, "step_6"),
+        (7, True, "step_7"),  # the end of a run is always scored and kept
     ]
 
 
 def test_a_run_stops_when_its_score_does_not_improve() -> None:
     settings = config(max_steps=100, validation_interval=2, patience=2)
     seen = travel(settings, 1000, iter([1.0, 3.0, 2.0, 3.0, 9.0]))
-    assert seen[-1] == (8, True, "step_8.pt")
+    assert seen[-1] == (8, True, "step_8")
     state = RunState()
     improved = []
     for step, score in ((2, 1.0), (4, 3.0), (6, 3.0), (8, 2.0)):
         state.global_step = step
-        improved.append(state.note_scores({"main": score, "other": step}))
+        improved.append(state.note_scores({"main": score, "other": step}, MAIN))
     assert improved == [True, True, False, False]
     assert (state.best_score, state.best_step, state.best_filename, state.validations_since_best) == (
         3.0,
@@ -440,7 +442,7 @@ def test_a_run_that_was_killed_while_it_scored_scores_again() -> None:
     settings = config(max_steps=10, validation_interval=5)
     state = RunState(global_step=5, batch_in_epoch=5)
     assert state.is_validation_due(settings)
-    state.note_scores({"main": 0.0})
+    state.note_scores({"main": 0.0}, MAIN)
     assert not state.is_validation_due(settings)
     assert RunState(global_step=10, validated_step=5, batch_in_epoch=1).is_validation_due(settings)
     assert RunState().due_checkpoint(settings) is None  # nothing has been trained
@@ -448,11 +450,11 @@ def test_a_run_that_was_killed_while_it_scored_scores_again() -> None:
 
 def test_a_score_that_is_no_number_is_never_the_best(seed: int) -> None:
     state = RunState(global_step=1)
-    state.note_scores({"main": math.nan})
+    state.note_scores({"main": math.nan}, MAIN)
     state.global_step = 2
-    assert state.note_scores({"main": 0.1}) and state.best_step == 2
+    assert state.note_scores({"main": 0.1}, MAIN) and state.best_step == 2
     state.global_step = 3
-    assert not state.note_scores({"main": math.nan}) and state.best_score == 0.1
+    assert not state.note_scores({"main": math.nan}, MAIN) and state.best_score == 0.1
 
 
 def test_the_warmup_is_a_part_of_the_run() -> None:

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transformer_architectures.architectures.vanilla import Transformer, VanillaModelConfig
 from transformer_architectures.attention import MultiHeadAttention, record_attention
-from transformer_architectures.decoding_state import STEPS_BETWEEN_DROPS
 from transformer_architectures.errors import UsageError
+from transformer_architectures.generation.decoding_state import STEPS_BETWEEN_DROPS
 from transformer_architectures.transformer_blocks import TransformerBlock
 
 VOCAB = 50

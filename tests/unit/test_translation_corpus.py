@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from transformer_architectures.datasets import translation_corpus
-from transformer_architectures.datasets.parallel_text import ParallelTextConfig
-from transformer_architectures.datasets.token_store import TokenStore, TokenStoreWriter, token_dtype
-from transformer_architectures.datasets.translation_corpus import CorpusRecipe, prepare_corpus, row_counts
+from transformer_architectures.datasets.text import translation_corpus
+from transformer_architectures.datasets.text.parallel_text import ParallelTextConfig
+from transformer_architectures.datasets.text.token_store import TokenStore, TokenStoreWriter, token_dtype
+from transformer_architectures.datasets.text.translation_corpus import CorpusRecipe, prepare_corpus, row_counts
 from transformer_architectures.errors import DataError
 from transformer_architectures.tokenization import SubwordTokenizer
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 WORDS = "the house tree sees green small a in of and child bird water été là".split()
 
 
@@ -39,7 +39,7 @@ def write_tsv(path: Path, pairs: list[tuple[str, str]]) -> ParallelTextConfig:
 
 def recipe(train: ParallelTextConfig, **changes: Any) -> CorpusRecipe:
     standard = CorpusRecipe(
-        train, validation=None, test=None, source_language="en", target_language="fr", vocab_size=300, max_length=100,
+        train=train, validation=None, test=None, source_language="en", target_language="fr", vocab_size=300, max_length=100,
         num_samples=None, validation_fraction=0.2, max_rejected_fraction=0.5,
     )  # fmt: skip
     return replace(standard, **changes)
@@ -60,6 +60,11 @@ def read_back(folder: Path, part: str) -> list[tuple[str, str]]:
     return list(zip(*texts, strict=True))
 
 
+def corpora(cache_dir: Path) -> list[Path]:
+    """Every folder of the cache, finished or not, but those of trained tokenizers."""
+    return [path for path in cache_dir.iterdir() if path.is_dir() and not path.name.startswith("bpe-")]
+
+
 def data_error(tmp_path: Path, recipe_: CorpusRecipe) -> str:
     with pytest.raises(DataError) as caught:
         prepare(tmp_path, recipe_)
@@ -78,10 +83,10 @@ def pairs(seed: int) -> list[tuple[str, str]]:
 
 
 def test_tokens_read_back_are_the_text(tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
-    files = {part: write_tsv(tmp_path / f"{part}.tsv", pairs[start::3]) for start, part in enumerate(PARTS)}
+    files = {part: write_tsv(tmp_path / f"{part}.tsv", pairs[start::3]) for start, part in enumerate(SPLITS)}
     folder, rejected = prepare(tmp_path, recipe(**files))
     assert not rejected
-    for start, part in enumerate(PARTS):
+    for start, part in enumerate(SPLITS):
         assert read_back(folder, part) == pairs[start::3]
         if part != "train":
             lines = (folder / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
@@ -164,7 +169,7 @@ def test_too_many_bad_rows_stop_with_counts_and_the_list(tmp_path: Path, pairs: 
     for part in ("20.00%", "max_rejected_fraction", "19.00%", "2 × empty source", "rejected.jsonl"):
         assert part in message
     assert len((tmp_path / "rejected.jsonl").read_text().splitlines()) == 2
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert not corpora(tmp_path / "cache")
     prepare(tmp_path, recipe(train, validation=validation, max_rejected_fraction=0.2))  # the limit itself is allowed
 
 
@@ -215,11 +220,11 @@ def test_distinct_sources_are_set_apart_whole_and_in_any_order(tmp_path: Path, s
         random.shuffle(lines)
         folder, _ = prepare(tmp_path, recipe(write_tsv(tmp_path / name, lines)))
         parts_of_source = defaultdict(set)
-        for part in PARTS:
+        for part in SPLITS:
             for source, _target in read_back(folder, part):
                 parts_of_source[source].add(part)
         assert set(parts_of_source) == set(sources) and all(len(parts) == 1 for parts in parts_of_source.values())
-        assert sum(len(read_back(folder, part)) for part in PARTS) == len(lines)
+        assert sum(len(read_back(folder, part)) for part in SPLITS) == len(lines)
         sides.append({source for source, parts in parts_of_source.items() if parts == {"validation"}})
     assert sides[0] == sides[1]
     assert 0.08 < len(sides[0]) / len(sources) < 0.35  # of the distinct sources: 0.2
@@ -299,7 +304,7 @@ def test_two_processes_at_once_and_a_killed_one(tmp_path: Path, pairs: list[tupl
     second.start()
     if killed:
         assert first.pid is not None
-        assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir() and ".part." not in path.name]
+        assert not [path for path in corpora(tmp_path / "cache") if ".part." not in path.name]
         os.kill(first.pid, signal.SIGKILL)
         # The lock died with its holder: the next one makes the corpus, whole.
         assert second_reports.get(timeout=30) == "tokenised"
@@ -311,7 +316,7 @@ def test_two_processes_at_once_and_a_killed_one(tmp_path: Path, pairs: list[tupl
     if not killed:
         assert {first_reports.get(timeout=5) for _ in range(3)} == {"tokenised", str(folder)}
         assert second_reports.empty()  # it waited, and found what the first had made
-    assert [path for path in folder.parent.iterdir() if path.is_dir()] == [folder]
+    assert corpora(folder.parent) == [folder]
     train, validation = read_back(folder, "train"), read_back(folder, "validation")
     assert sorted(train + validation) == sorted(pairs)
 
@@ -327,7 +332,7 @@ def test_an_error_while_making_leaves_no_folder(
 
         patch.setattr(translation_corpus, "tokenize_pairs", interrupted)
         prepare(tmp_path, made)
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert not corpora(tmp_path / "cache")
     folder, _ = prepare(tmp_path, made)
     assert folder.is_dir()
 
@@ -392,9 +397,9 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     script.write_text(f"""
 from transformer_architectures.architectures.vanilla import TransformerDataModule, VanillaDataConfig
 from transformer_architectures.tokenization import parallel
-from transformer_architectures.architectures.vanilla import data
+from transformer_architectures.datasets.text import pairs
 parallel.ROWS_PER_CHUNK = 5
-data.available_cores = lambda: 2
+pairs.available_cores = lambda: 2
 config = {{"train": {{"file": "{tmp_path}/train.tsv"}}, "cache_dir": "{tmp_path}/cache"}}
 TransformerDataModule(VanillaDataConfig.model_validate(config), 300, seed=1, batch_tokens=100).setup()
 print("set up")

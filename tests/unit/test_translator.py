@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny_translator import tiny_translator
 
-from transformer_architectures.architectures.vanilla.long_text import halves, token_pieces
-from transformer_architectures.architectures.vanilla.translator import Translation, Translator
 from transformer_architectures.errors import DataError, UsageError
 from transformer_architectures.generation import score
-from transformer_architectures.model_folder import load_model
+from transformer_architectures.pretrained.model_folder import load_model
+from transformer_architectures.tasks.long_text import halves, token_pieces
+from transformer_architectures.tasks.translation import TranslateOptions, Translation, Translator
 
 LINES = [
     "ba lo mi",
@@ -103,7 +103,9 @@ def test_batches_may_be_computed_in_any_order(translator: Translator) -> None:
         return [compute(batch) for batch in reversed(list(batches))][::-1]
 
     lines = ["ba lo mi", "ba", "", "tu ké sa ro"]
-    assert translator.predict(lines, batch_size=1, work=backwards) == translator.predict(lines, batch_size=1)
+    options = TranslateOptions(batch_size=1)
+    found = translator.translate(lines, options, map_batches=backwards)
+    assert [best.text for (best,) in found] == translator.predict(lines, batch_size=1)
 
 
 def test_learned_positions_are_never_overrun(seed: int, capsys: pytest.CaptureFixture[str]) -> None:

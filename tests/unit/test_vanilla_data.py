@@ -19,8 +19,8 @@ from transformer_architectures.architectures.vanilla.data import (
     TransformerDataModule,
     VanillaDataConfig,
 )
+from transformer_architectures.datasets.loading import Loading
 from transformer_architectures.errors import DataError
-from transformer_architectures.loading import Loading
 
 PAD, START, EOS = 0, 1, 2
 tokens = st.lists(st.integers(3, 60_000), max_size=12)

@@ -1,4 +1,4 @@
-"""The Vision Transformer: sizes, wrong pictures, other sizes, checkpoints, and that it compiles whole."""
+"""The Vision Transformer: sizes, wrong images, other sizes, checkpoints, and that it compiles whole."""
 
 import copy
 import random
@@ -41,7 +41,7 @@ def tiny(**options: Any) -> VisionTransformerForImageClassification:
     return VisionTransformerForImageClassification(config(**options))
 
 
-def images(model: VisionTransformerForImageClassification, batch: int = 3) -> Tensor:
+def random_images(model: VisionTransformerForImageClassification, batch: int = 3) -> Tensor:
     return torch.randn(batch, model.config.num_channels, *model.config.height_and_width)
 
 
@@ -62,23 +62,23 @@ def test_published_parameter_counts(embed_dim: int, num_heads: int, expected: in
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_tokens_and_labels(seed: int, form: dict[str, Any]) -> None:
     model = tiny(**form)
-    pictures = images(model)
-    assert model(pictures).shape == (3, 5)
+    images = random_images(model)
+    assert model(images).shape == (3, 5)
     num_tokens = 6 + model.config.num_prefix
-    assert VisionTransformer(model.config)(pictures).shape == (3, num_tokens, 16)
-    model(pictures).square().sum().backward()
+    assert VisionTransformer(model.config)(images).shape == (3, num_tokens, 16)
+    model(images).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in model.parameters())
     features = tiny(**form, num_labels=0)
     features.load_state_dict({name: weight for name, weight in model.state_dict().items() if "head" not in name})
-    assert torch.equal(features(pictures), model.forward_features(pictures))
+    assert torch.equal(features(images), model.forward_features(images))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_company_changes_nothing(seed: int, form: dict[str, Any]) -> None:
     model = tiny(**form).double().eval()
-    pictures = images(model).double()
-    alone = torch.cat([model(picture[None]) for picture in pictures])
-    torch.testing.assert_close(model(pictures), alone, rtol=0, atol=1e-10)
+    images = random_images(model).double()
+    alone = torch.cat([model(image[None]) for image in images])
+    torch.testing.assert_close(model(images), alone, rtol=0, atol=1e-10)
 
 
 def test_patches_are_a_convolution_in_any_memory_layout(seed: int) -> None:
@@ -86,14 +86,14 @@ def test_patches_are_a_convolution_in_any_memory_layout(seed: int) -> None:
     embedding = PatchEmbedding(channels, 7, size)
     torch.nn.init.normal_(embedding.weight)
     torch.nn.init.normal_(embedding.bias)
-    pictures = torch.randn(2, channels, 3 * size, 2 * size)
-    expected = F.conv2d(pictures, embedding.weight, embedding.bias, stride=size).flatten(2).transpose(1, 2)
+    images = torch.randn(2, channels, 3 * size, 2 * size)
+    expected = F.conv2d(images, embedding.weight, embedding.bias, stride=size).flatten(2).transpose(1, 2)
     for layout in (torch.contiguous_format, torch.channels_last):
-        found = embedding(pictures.to(memory_format=layout))
+        found = embedding(images.to(memory_format=layout))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_a_picture_of_the_wrong_size_is_an_error_that_helps(seed: int) -> None:
+def test_a_image_of_the_wrong_size_is_an_error_that_helps(seed: int) -> None:
     model = tiny()
     with pytest.raises(UsageError, match=r"16 × 8 .* 8 × 12.*convert_image_size\(16, 8\)"):
         model(torch.randn(1, 3, 16, 8))
@@ -107,9 +107,9 @@ def test_a_picture_of_the_wrong_size_is_an_error_that_helps(seed: int) -> None:
 def test_another_size_fits_and_is_in_checkpoint_and_config(seed: int, form: dict[str, Any]) -> None:
     model = tiny(**form).eval()
     before = copy.deepcopy(model)
-    pictures = images(model)
+    images = random_images(model)
     model.convert_image_size(8, 12)
-    assert torch.equal(model(pictures), before(pictures)) and model.config == before.config
+    assert torch.equal(model(images), before(images)) and model.config == before.config
 
     height, width = 4 * random.randint(1, 6), 4 * random.randint(1, 6)
     model.convert_image_size(height, width)
@@ -117,15 +117,15 @@ def test_another_size_fits_and_is_in_checkpoint_and_config(seed: int, form: dict
     assert model.config == config(**form, image_size=(height, width))
     other = VisionTransformerForImageClassification(VitModelConfig.model_validate(model.config.to_folder())).eval()
     other.load_state_dict(model.state_dict())
-    pictures = images(model)
-    assert torch.equal(other(pictures), model(pictures))
+    images = random_images(model)
+    assert torch.equal(other(images), model(images))
     for wrong in ((6, 8), (8, 6), (0, 4), (-4, 4)):
         with pytest.raises(UsageError, match="patches of 4 × 4"):
             model.convert_image_size(*wrong)
 
 
-def test_a_larger_picture_is_seen_as_the_same_one(seed: int) -> None:
-    """Of a picture of one colour, each patch of an enlarged one has nearly the position of the one it comes from."""
+def test_a_larger_image_is_seen_as_the_same_one(seed: int) -> None:
+    """Of an image of one colour, each patch of an enlarged one has nearly the position of the one it comes from."""
     model = tiny(image_size=32, num_layers=1, embed_dim=32, positions="sincos").eval()
     colour = torch.randn(1, 3, 1, 1)
     small = model.backbone(colour.expand(1, 3, 32, 32))[0, 1:].view(8, 8, 32)
@@ -143,8 +143,8 @@ def test_checkpoints_hold_the_convolution_and_single_projections(seed: int) -> N
     assert not any("query_key_value" in name for name in state)
     other = tiny(num_registers=2)
     other.load_state_dict(state)
-    pictures = images(model)
-    assert torch.equal(other(pictures), model(pictures))
+    images = random_images(model)
+    assert torch.equal(other(images), model(images))
 
 
 def test_initial_weights(seed: int) -> None:
@@ -170,7 +170,7 @@ def test_estimated_flops_are_those_that_torch_counts(seed: int, form: dict[str, 
     """Forward and backward; torch counts matrix products only."""
     model = tiny(**form, ff_dim=64, embed_dim=64, image_size=24)
     with FlopCounterMode(display=False) as counter:
-        model(images(model, batch=1)).sum().backward()
+        model(random_images(model, batch=1)).sum().backward()
     assert model.estimate_flops() == counter.get_total_flops()
 
 
@@ -178,7 +178,7 @@ def test_attention_can_be_recorded(seed: int) -> None:
     model = tiny(num_registers=1).eval()
     name = "backbone.encoder.blocks.1.self_attention.attention"
     with record_attention(model, [name]) as attention:
-        model(images(model))
+        model(random_images(model))
     (weights,) = attention[name]
     assert weights.shape == (3, 2, 8, 8)
 
@@ -207,9 +207,9 @@ def test_stochastic_depth_grows_through_the_model(seed: int) -> None:
     model = tiny(num_layers=4, stochastic_depth=0.3)
     rates = [block.feedforward.residual.stochastic_depth for block in model.backbone.encoder.blocks]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
-    pictures = images(model, batch=40)
-    assert not torch.equal(model(pictures), model(pictures))
-    assert torch.equal(model.eval()(pictures), model(pictures))
+    images = random_images(model, batch=40)
+    assert not torch.equal(model(images), model(images))
+    assert torch.equal(model.eval()(images), model(images))
 
 
 COMPILE = """

@@ -1,4 +1,4 @@
-"""The picture task's data: every usable picture once, the same pixels for any number of workers and after a resume."""
+"""The image task's data: every usable image once, the same pixels for any number of workers and after a resume."""
 
 import json
 import multiprocessing
@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures_on_disk import CLASSES, encoded, picture_id, random_picture, write_annotations, write_openimages
+from images_on_disk import CLASSES, encoded, image_id, random_image, write_annotations, write_openimages
 from pydantic import ValidationError
 from torch import Tensor
 
-from transformer_architectures.architectures.vit.data import LabeledBatch, TransformerDataModule
-from transformer_architectures.architectures.vit.data_config import VitDataConfig
-from transformer_architectures.datasets.picture_ids import PictureIds
-from transformer_architectures.datasets.pictures import decode_picture
-from transformer_architectures.datasets.splitting import is_validation
+from transformer_architectures.architectures.vit.data import LabeledBatch, TransformerDataModule, VitDataConfig
+from transformer_architectures.datasets.images.image_decoding import decode_image_bytes
+from transformer_architectures.datasets.images.image_ids import ImageIds
+from transformer_architectures.datasets.loading import Loading
+from transformer_architectures.datasets.splits import is_set_apart
 from transformer_architectures.errors import DataError
-from transformer_architectures.loading import Loading
 from transformer_architectures.training.task import Batch, DataModule
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "miml_openimages"
@@ -34,7 +33,7 @@ Labels = dict[str, dict[str, int]]
 
 @pytest.fixture
 def labels(tmp_path: Path, seed: int) -> Labels:
-    """Labels of 70 pictures that are written to ``train/``; some 14 of them are validation pictures."""
+    """Labels of 70 images that are written to ``train/``; some 14 of them are validation images."""
     return write_openimages(tmp_path, "train", 70)
 
 
@@ -58,7 +57,7 @@ def plain(batch: LabeledBatch) -> tuple[Any, ...]:
 
 
 def training_ids(labels: Labels) -> list[str]:
-    return sorted(id_ for id_ in labels if not is_validation(id_, 0.2))
+    return sorted(id_ for id_ in labels if not is_set_apart(id_, 0.2))
 
 
 def test_it_is_what_the_loop_needs(tmp_path: Path, labels: Labels) -> None:
@@ -68,9 +67,9 @@ def test_it_is_what_the_loop_needs(tmp_path: Path, labels: Labels) -> None:
     assert data.digest == make(tmp_path).digest
     assert data.digest != make(tmp_path, hidden_negatives=1.0).digest
     renamed, train = make(tmp_path), data.dataset("train")
-    names = PictureIds.from_strings(f"{picture_id}x" for picture_id in train.labels.picture_ids)
-    part = replace(train.part, labels=replace(train.labels, picture_ids=names))
-    renamed._datasets["train"] = replace(train, part=part)
+    names = ImageIds.from_strings(f"{image_id}x" for image_id in train.labels.image_ids)
+    split = replace(train.split, labels=replace(train.labels, image_ids=names))
+    renamed._datasets["train"] = replace(train, split=split)
     assert data.digest != renamed.digest
     batch = next(iter(data.train_dataloader()))
     assert isinstance(batch, Batch)
@@ -82,8 +81,8 @@ def test_it_is_what_the_loop_needs(tmp_path: Path, labels: Labels) -> None:
 def test_images_are_normalised_with_the_training_parts_colours(tmp_path: Path, labels: Labels) -> None:
     data = make(tmp_path, image_size=(20, 20))
     train = data.dataset("train")
-    pictures = [train.picture(row).double().flatten(1) / 255 for row in range(len(train))]
-    mean = torch.stack([picture.mean(1) for picture in pictures]).mean(0)
+    images = [train.image(row).double().flatten(1) / 255 for row in range(len(train))]
+    mean = torch.stack([image.mean(1) for image in images]).mean(0)
     assert data.preparation.mean == pytest.approx(mean.tolist(), abs=1e-5)
     batch = next(iter(data.val_dataloader()))
     scaled = batch.images * torch.tensor(data.preparation.std)[:, None, None] + mean[:, None, None]
@@ -93,10 +92,10 @@ def test_images_are_normalised_with_the_training_parts_colours(tmp_path: Path, l
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_every_usable_picture_once_with_its_labels(tmp_path: Path, labels: Labels, num_workers: int) -> None:
+def test_every_usable_image_once_with_its_labels(tmp_path: Path, labels: Labels, num_workers: int) -> None:
     data = make(tmp_path, num_workers=num_workers, augmentation={"crop": "none", "flip": 0.0})
     ids = training_ids(labels)
-    assert list(data.dataset("train").labels.picture_ids) == ids
+    assert list(data.dataset("train").labels.image_ids) == ids
     batches = list(data.train_dataloader(epoch=1))
     assert len(batches) == data.batches_per_epoch(1) == -(-len(ids) // 8)
     assert sorted(row for batch in batches for row in batch.indices) == list(range(len(ids)))
@@ -105,12 +104,12 @@ def test_every_usable_picture_once_with_its_labels(tmp_path: Path, labels: Label
             known = labels[ids[row]]
             assert batch.masks[place].tolist() == [float(class_ in known) for class_ in data.classes]
             assert batch.labels[place].tolist() == [float(known.get(class_, 0)) for class_ in data.classes]
-            picture = decode_picture((tmp_path / "train" / f"{ids[row]}.png").read_bytes())
-            assert torch.equal(batch.pixels[place], data.preparation(picture))
+            image = decode_image_bytes((tmp_path / "train" / f"{ids[row]}.png").read_bytes())
+            assert torch.equal(batch.pixels[place], data.preparation(image))
     assert data.classes == tuple(sorted(CLASSES))
 
 
-def test_any_number_of_workers_gives_the_same_pictures(tmp_path: Path, labels: Labels) -> None:
+def test_any_number_of_workers_gives_the_same_images(tmp_path: Path, labels: Labels) -> None:
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[union-attr]
     made = []
     for num_workers in (0, 1, 2):
@@ -132,28 +131,28 @@ def test_workers_ignore_what_stops_the_run(tmp_path: Path, labels: Labels) -> No
     assert sum(len(batch.indices) for batch in [*first, *batches]) == len(training_ids(labels))
 
 
-def test_a_resumed_run_sees_the_same_augmented_pictures(tmp_path: Path, labels: Labels) -> None:
+def test_a_resumed_run_sees_the_same_augmented_images(tmp_path: Path, labels: Labels) -> None:
     undisturbed = make(tmp_path, augmentation=LIVELY)
     epochs = [[plain(batch) for batch in undisturbed.train_dataloader(epoch)] for epoch in range(2)]
     for position in range(undisturbed.batches_per_epoch(1) + 1):
         torch.manual_seed(position)  # another process, with another past
         resumed = make(tmp_path, augmentation=LIVELY)
         assert [plain(batch) for batch in resumed.train_dataloader(1, position)] == epochs[1][position:]
-    # The same pictures look different in another epoch, and with another seed.
+    # The same images look different in another epoch, and with another seed.
     pixels = [{row: image for batch in epoch for row, image in zip(*batch[:2], strict=True)} for epoch in epochs]
     assert sum(pixels[0][row] == pixels[1][row] for row in pixels[0]) < len(pixels[0]) / 4
     other = [plain(batch) for batch in make(tmp_path, seed=4, augmentation=LIVELY).train_dataloader(1)]
     assert other != epochs[1]
 
 
-def test_a_picture_is_augmented_alike_in_any_batch(tmp_path: Path, labels: Labels) -> None:
+def test_a_image_is_augmented_alike_in_any_batch(tmp_path: Path, labels: Labels) -> None:
     augmentation = {"auto_augment": "randaugment"}  # not mixed: partners are those of the batch
     one = make(tmp_path, augmentation=augmentation, batch_size=5)
     ranks = [make(tmp_path, augmentation=augmentation, loading=Loading(rank, 2), batch_size=4) for rank in range(2)]
 
     def by_row(*modules: TransformerDataModule) -> dict[int, Tensor]:
         loaded = [batch for module in modules for batch in module.train_dataloader(3)]
-        batches = [batch for batch in loaded if batch.num_labels]  # of a last batch of one picture, a rank has a spare
+        batches = [batch for batch in loaded if batch.num_labels]  # of a last batch of one image, a rank has a spare
         return {row: pixels for batch in batches for row, pixels in zip(batch.indices, batch.pixels, strict=True)}
 
     alone, together = by_row(one), by_row(*ranks)
@@ -163,7 +162,7 @@ def test_a_picture_is_augmented_alike_in_any_batch(tmp_path: Path, labels: Label
 
 @pytest.mark.parametrize("world_size", [2, 3, 8])
 def test_mixtures_are_the_same_for_any_number_of_ranks(tmp_path: Path, labels: Labels, world_size: int) -> None:
-    """Partners come from the whole batch; a rank for which no picture is left computes one that does not count."""
+    """Partners come from the whole batch; a rank for which no image is left computes one that does not count."""
     options: dict[str, Any] = {"augmentation": {"mixup": 0.7, "cutmix": 0.9}, "batch_size": 6}
     one = make(tmp_path, **options)
     ranks = [make(tmp_path, **options, loading=Loading(rank, world_size)) for rank in range(world_size)]
@@ -175,8 +174,8 @@ def test_mixtures_are_the_same_for_any_number_of_ranks(tmp_path: Path, labels: L
         assert all(len(share.batch.indices) == 1 for share in shares if not share.num_labels)
 
 
-def test_equal_pictures_do_not_stay_equal(tmp_path: Path, labels: Labels) -> None:
-    content = encoded(random_picture())
+def test_equal_images_do_not_stay_equal(tmp_path: Path, labels: Labels) -> None:
+    content = encoded(random_image())
     for id_ in labels:
         (tmp_path / "train" / f"{id_}.png").write_bytes(content)
     data = make(tmp_path)
@@ -211,18 +210,18 @@ def test_every_batch_of_every_epoch_is_mixed_in_its_own_way(tmp_path: Path, labe
 
 
 def test_validation_is_a_split_by_id(tmp_path: Path, labels: Labels) -> None:
-    held_out = {id_ for id_ in labels if is_validation(id_, 0.2)}
-    assert set(make(tmp_path).dataset("validation").labels.picture_ids) == held_out
-    # More pictures, in another order: none changes sides.
-    more = {picture_id(): {CLASSES[0]: 1} for _ in range(30)}
+    held_out = {id_ for id_ in labels if is_set_apart(id_, 0.2)}
+    assert set(make(tmp_path).dataset("validation").labels.image_ids) == held_out
+    # More images, in another order: none changes sides.
+    more = {image_id(): {CLASSES[0]: 1} for _ in range(30)}
     for id_ in more:
-        (tmp_path / "train" / f"{id_}.png").write_bytes(encoded(random_picture()))
+        (tmp_path / "train" / f"{id_}.png").write_bytes(encoded(random_image()))
     everything = list({**labels, **more}.items())
     random.shuffle(everything)
     write_annotations(tmp_path / "train.csv", dict(everything))
     data = make(tmp_path)
-    assert set(data.dataset("validation").labels.picture_ids) & set(labels) == held_out
-    assert not set(data.dataset("train").labels.picture_ids) & held_out
+    assert set(data.dataset("validation").labels.image_ids) & set(labels) == held_out
+    assert not set(data.dataset("train").labels.image_ids) & held_out
 
 
 def test_evaluation_parts_are_whole_in_order_and_of_the_training_classes(tmp_path: Path, labels: Labels) -> None:
@@ -243,7 +242,7 @@ def test_evaluation_parts_are_whole_in_order_and_of_the_training_classes(tmp_pat
     assert make(tmp_path).test_dataloader() is None
 
 
-def test_pictures_in_tar_shards(tmp_path: Path, labels: Labels) -> None:
+def test_images_in_tar_shards(tmp_path: Path, labels: Labels) -> None:
     files = sorted((tmp_path / "train").iterdir())
     (tmp_path / "shards").mkdir()
     for number in range(3):
@@ -260,7 +259,7 @@ def test_an_image_folder_has_one_label_and_no_unknown(tmp_path: Path, seed: int,
     for class_ in ("cat", "dog", "emu"):
         (tmp_path / "tree" / "any" / class_).mkdir(parents=True)
         for number in range(12):
-            (tmp_path / "tree" / "any" / class_ / f"{number}.png").write_bytes(encoded(random_picture()))
+            (tmp_path / "tree" / "any" / class_ / f"{number}.png").write_bytes(encoded(random_image()))
     path = tmp_path / "tree"
     if zipped:
         path = tmp_path / "tree.zip"
@@ -278,26 +277,24 @@ def test_an_image_folder_has_one_label_and_no_unknown(tmp_path: Path, seed: int,
         make(tmp_path, train={"image_folder": str(path)}, hidden_negatives=0.5)
 
 
-def test_bad_pictures_are_listed_and_left_out(
-    tmp_path: Path, labels: Labels, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bad = [*training_ids(labels)[:2], next(id_ for id_ in labels if is_validation(id_, 0.2))]
-    for id_, content in zip(bad, (b"", b"not a picture", encoded(random_picture(300, 300))[:2000]), strict=True):
+def test_bad_images_are_listed_and_left_out(tmp_path: Path, labels: Labels, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = [*training_ids(labels)[:2], next(id_ for id_ in labels if is_set_apart(id_, 0.2))]
+    for id_, content in zip(bad, (b"", b"not an image", encoded(random_image(300, 300))[:2000]), strict=True):
         (tmp_path / "train" / f"{id_}.png").write_bytes(content)
     data = make(tmp_path, max_rejected_fraction=0.2, rejected_path=tmp_path / "rejected.jsonl")
     rejected = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
     assert {entry["file"] for entry in rejected} == set(bad)
     assert all(entry["reason"] for entry in rejected)
-    assert list(data.dataset("train").labels.picture_ids) == training_ids(labels)[2:]
-    assert bad[2] not in list(data.dataset("validation").labels.picture_ids)
+    assert list(data.dataset("train").labels.image_ids) == training_ids(labels)[2:]
+    assert bad[2] not in list(data.dataset("validation").labels.image_ids)
     assert sum(len(batch.indices) for batch in data.train_dataloader()) == len(training_ids(labels)) - 2
-    assert f"train: 2 of {len(training_ids(labels))} pictures cannot be used" in capsys.readouterr().err
-    with pytest.raises(DataError, match="of the train pictures were rejected, over Data.max_rejected_fraction 1.00%"):
+    assert f"train: 2 of {len(training_ids(labels))} images cannot be used" in capsys.readouterr().err
+    with pytest.raises(DataError, match="of the train images were rejected, over Data.max_rejected_fraction 1.00%"):
         make(tmp_path, max_rejected_fraction=0.01, rejected_path=tmp_path / "again.jsonl")
     assert len((tmp_path / "again.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_picture_that_breaks_during_a_run_is_named(tmp_path: Path, labels: Labels) -> None:
+def test_a_image_that_breaks_during_a_run_is_named(tmp_path: Path, labels: Labels) -> None:
     data = make(tmp_path)
     (tmp_path / "train" / f"{training_ids(labels)[0]}.png").write_bytes(b"")
     with pytest.raises(DataError, match=f"{training_ids(labels)[0]} has changed since it was checked: empty file"):
@@ -308,13 +305,13 @@ def test_stored_pixels_are_those_of_the_files(tmp_path: Path, labels: Labels) ->
     (tmp_path / "train" / f"{training_ids(labels)[3]}.png").write_bytes(b"bad")
     files, stored = (make(tmp_path, cache_decoded=flag, max_rejected_fraction=0.2) for flag in (False, True))
     expected = [plain(batch) for batch in files.train_dataloader()]
-    for picture in (tmp_path / "train").iterdir():
-        picture.write_bytes(b"never read again")
+    for image in (tmp_path / "train").iterdir():
+        image.write_bytes(b"never read again")
     assert [plain(batch) for batch in stored.train_dataloader()] == expected
 
 
 def test_num_samples_is_a_fixed_choice(tmp_path: Path, labels: Labels) -> None:
-    chosen = [list(make(tmp_path, num_samples=count).dataset("train").labels.picture_ids) for count in (10, 20, 999)]
+    chosen = [list(make(tmp_path, num_samples=count).dataset("train").labels.image_ids) for count in (10, 20, 999)]
     assert len(chosen[0]) == 10 and set(chosen[0]) < set(chosen[1]) < set(chosen[2]) == set(training_ids(labels))
     assert len(make(tmp_path, num_samples=10).dataset("validation")) == len(labels) - len(chosen[2])
 

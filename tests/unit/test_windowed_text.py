@@ -7,9 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer_architectures.architectures.bert.data import TransformerDataCollator
-from transformer_architectures.architectures.bert.rows import TokenRow
-from transformer_architectures.architectures.bert.windowed_text import WindowedText, Windowing
+from transformer_architectures.architectures.bert.data import TokenRow, TransformerDataCollator
+from transformer_architectures.datasets.text.windowed_text import WindowedText, Windowing, special_tokens_of
 
 CLS, SEP, PAD = 1, 2, 0
 
@@ -25,7 +24,7 @@ def test_every_word_is_predicted_once_at_its_first_subword(
     subwords: list[int], max_length: int, data: st.DataObject
 ) -> None:
     stride = data.draw(st.integers(1, max_length - 2))
-    text = Windowing(max_length, stride, CLS, SEP)(numbered(subwords), subwords)
+    text = Windowing(max_length, stride, (CLS,), (SEP,))(numbered(subwords), subwords)
     assert text.token_ids[text.word_positions].tolist() == [1000 * (word + 1) for word in range(len(subwords))]
     assert sum(text.segment_lengths) == len(text.token_ids) and max(text.segment_lengths) <= max_length
     np.testing.assert_allclose(text.weights.sum(), 1, rtol=1e-6)
@@ -39,14 +38,14 @@ def test_every_word_is_predicted_once_at_its_first_subword(
 
 
 def test_a_short_text_is_one_window() -> None:
-    text = Windowing(8, 3, CLS, SEP)([10, 11, 20], [2, 1])
+    text = Windowing(8, 3, (CLS,), (SEP,))([10, 11, 20], [2, 1])
     assert text.token_ids.tolist() == [CLS, 10, 11, 20, SEP] and text.word_positions.tolist() == [1, 3]
-    nothing = Windowing(8, 3, CLS, SEP)([], [])
+    nothing = Windowing(8, 3, (CLS,), (SEP,))([], [])
     assert nothing.token_ids.tolist() == [CLS, SEP] and not len(nothing.word_positions)
 
 
 def test_batches_keep_texts_apart_and_labels_at_their_places(seed: int) -> None:
-    windowing = Windowing(12, 5, CLS, SEP)
+    windowing = Windowing(12, 5, (CLS,), (SEP,))
     rows: list[tuple[int, TokenRow]] = []
     for number in random.sample(range(100), 7):
         subwords = [random.randint(1, 4) for _ in range(random.randint(0, 30))]
@@ -75,3 +74,36 @@ def test_labels_of_texts_are_stacked() -> None:
     one = [TokenRow(text, nowhere, np.array([label])) for label in (2, 0)]
     batch = TransformerDataCollator(PAD)(list(enumerate(one)))
     assert batch.labels.tolist() == [2, 0] and batch.num_labels == 2 and batch.labels_of_text == (0, 0)
+
+
+class _States:
+    """A tokenizer that states what is asked for."""
+
+    pad_id = PAD
+
+    def __init__(self, **ids: object) -> None:
+        vars(self).update(ids)
+
+
+def test_special_tokens_are_those_that_a_tokenizer_states() -> None:
+    assert special_tokens_of(_States(cls_id=1, sep_id=2)) == ((1,), (2,))
+    assert special_tokens_of(_States(prefix_ids=[5], suffix_ids=[6, 6], cls_id=1, sep_id=2)) == ((5,), (6, 6))
+    assert special_tokens_of(_States(sep_id=2)) == ((), (2,))
+    assert special_tokens_of(_States()) == ((), ()) and special_tokens_of(_States()).num_tokens == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 9), max_size=60), st.lists(st.just(CLS), max_size=2), st.lists(st.just(SEP), max_size=3))
+def test_windows_between_any_special_tokens(subwords: list[int], prefix: list[int], suffix: list[int]) -> None:
+    tokenizer = _States(prefix_ids=prefix, suffix_ids=suffix)
+    text = Windowing.from_tokenizer(tokenizer, max_length=12, stride=3)(numbered(subwords), subwords)
+    assert text.token_ids[text.word_positions].tolist() == [1000 * (word + 1) for word in range(len(subwords))]
+    windows = np.split(text.token_ids, np.cumsum(text.segment_lengths)[:-1])
+    for window in windows:
+        inside = window[len(prefix) : len(window) - len(suffix)].tolist()
+        assert 0 < len(window) <= 12
+        assert not {CLS, SEP} & set(inside)
+        if subwords or prefix or suffix:
+            assert window.tolist() == [*prefix, *inside, *suffix]
+        else:
+            assert window.tolist() == [PAD]  # an empty text between nothing

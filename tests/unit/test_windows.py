@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer_architectures.datasets.tag_schemes import entity_spans
-from transformer_architectures.datasets.tagged_text import TaggedText
-from transformer_architectures.datasets.windows import Windows, plan_windows
+from transformer_architectures.datasets.text.conll import TaggedText
+from transformer_architectures.datasets.text.tag_schemes import entity_spans
+from transformer_architectures.datasets.text.windows import Windows, plan_windows
 from transformer_architectures.errors import DataError, UsageError
-from transformer_architectures.metrics import check_nothing_lost
+from transformer_architectures.metrics import check_alignment
 
 subwords_of_a_text = st.lists(st.integers(1, 7), max_size=40)
 # At times a word that fits no window.
@@ -155,7 +155,7 @@ def test_entities_across_borders_of_windows_arrive(seed: int) -> None:
     texts = [planted(2000) for _ in range(3)]
     planned = [plan_windows([random.choice([1, 1, 2, 3, 90]) for _ in text.words], 64, random.randint(1, 64)) for text in texts]  # fmt: skip
     arrived = [through_windows(*pair) for pair in zip(texts, planned, strict=True)]
-    check_nothing_lost(texts, arrived, are_entities=True)
+    check_alignment(texts, arrived, are_entities=True)
     borders = [{window.predicts.start for window in of_text.windows} for of_text in planned]
     crossing = [
         span
@@ -168,8 +168,8 @@ def test_entities_across_borders_of_windows_arrive(seed: int) -> None:
 
 def test_what_is_lost_is_named() -> None:
     text = TaggedText("a.conll", (3, 4, 5, 7), ("See", "New", "York", "now"), ("O", "B-LOC", "I-LOC", "O"))
-    check_nothing_lost([text, text], [list(text.tags)] * 2, are_entities=True)
-    check_nothing_lost([], [], are_entities=True)
+    check_alignment([text, text], [list(text.tags)] * 2, are_entities=True)
+    check_alignment([], [], are_entities=True)
     for arrived, message in (
         ([], "1 texts were read, but 0"),
         ([["O", "B-LOC", "I-LOC"]], r"a\.conll:3: of 4 words all but 3"),
@@ -180,7 +180,7 @@ def test_what_is_lost_is_named() -> None:
         ([["B-PER", "B-LOC", "I-LOC", "O"]], r"a\.conll:3: the tag O of 'See' was lost"),
     ):
         with pytest.raises(DataError, match=message):
-            check_nothing_lost([text], arrived, are_entities=True)
+            check_alignment([text], arrived, are_entities=True)
     free = text._replace(tags=("VERB", "PROPN", "PROPN", "ADV"))
     with pytest.raises(DataError, match=r"a\.conll:7: the tag ADV of 'now'"):
-        check_nothing_lost([free], [["VERB", "PROPN", "PROPN", "X"]], are_entities=False)
+        check_alignment([free], [["VERB", "PROPN", "PROPN", "X"]], are_entities=False)

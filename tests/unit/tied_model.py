@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformer_architectures.attention import AttentionConfig
 from transformer_architectures.encoder import Encoder
 from transformer_architectures.feedforward import FeedForwardConfig
-from transformer_architectures.sublayer import ResidualConfig
+from transformer_architectures.residual import ResidualConfig
 from transformer_architectures.transformer_blocks import TransformerBlockConfig
 
 DIM, VOCABULARY = 16, 11

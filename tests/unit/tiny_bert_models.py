@@ -1,9 +1,14 @@
 """Tiny models with tokenizers, for tests of what is built on them."""
 
-from transformer_architectures.architectures.bert.config import BertModelConfig
-from transformer_architectures.architectures.bert.mask_filler import MaskFiller, MaskFillerSettings
-from transformer_architectures.architectures.bert.tagger import Tagger, TaggerSettings
-from transformer_architectures.architectures.bert.text_classifier import TextClassifier, TextClassifierSettings
+from transformer_architectures.architectures.bert.transformer import (
+    BertForMaskedLM,
+    BertForSeqClassification,
+    BertForTokenClassification,
+    BertModelConfig,
+)
+from transformer_architectures.tasks.masked_language_model import MaskFiller, MaskFillerSettings
+from transformer_architectures.tasks.text_classification import TextClassifier, TextClassifierSettings
+from transformer_architectures.tasks.token_classification import Tagger, TaggerSettings
 from transformer_architectures.tokenization import WordPieceTokenizer
 
 WORDS = "the house stands by a river under old trees and nobody knows who built it so long ago".split()
@@ -23,13 +28,13 @@ def config(num_labels: int = 0, **changes: object) -> BertModelConfig:
 def classifier(multi_label: bool = False, pooling: str = "mean") -> TextClassifier:
     classes = ("bad", "good", "so so")
     settings = TextClassifierSettings(max_length=12, stride=5, multi_label=multi_label)
-    return TextClassifier(TextClassifier.build(config(3, pooling=pooling)), tokenizer(), settings, classes)
+    return TextClassifier(BertForSeqClassification(config(3, pooling=pooling)), tokenizer(), settings, classes)
 
 
 def tagger(are_entities: bool = True) -> Tagger:
     settings = TaggerSettings(max_length=12, stride=5, are_entities=are_entities)
-    return Tagger(Tagger.build(config(len(TAGS))), tokenizer(), settings, TAGS)
+    return Tagger(BertForTokenClassification(config(len(TAGS))), tokenizer(), settings, TAGS)
 
 
 def filler() -> MaskFiller:
-    return MaskFiller(MaskFiller.build(config()), tokenizer(), MaskFillerSettings(max_length=12, stride=5))
+    return MaskFiller(BertForMaskedLM(config()), tokenizer(), MaskFillerSettings(max_length=12, stride=5))

@@ -2,10 +2,9 @@
 
 import random
 
-from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
-from transformer_architectures.architectures.vanilla.transformer import Transformer
-from transformer_architectures.architectures.vanilla.translator import Translator
+from transformer_architectures.architectures.vanilla.transformer import Transformer, VanillaModelConfig
 from transformer_architectures.generation import GenerationConfig
+from transformer_architectures.tasks.translation import Translator
 from transformer_architectures.tokenization import SubwordTokenizer
 
 SYLLABLES = ["ba", "lo", "mi", "tu", "sé", "ka", "ñe", "ro", "œu", "din"]

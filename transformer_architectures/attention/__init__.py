@@ -5,7 +5,6 @@ from transformer_architectures.attention.attention_functions import (
     AttentionFunction,
     ScaledDotProductAttention,
 )
-from transformer_architectures.attention.fused_linear import FusedLinear
 from transformer_architectures.attention.key_value_cache import KeyValueCache
 from transformer_architectures.attention.multihead_attention import (
     AttentionConfig,
@@ -14,6 +13,7 @@ from transformer_architectures.attention.multihead_attention import (
     SelfAttentionSubLayer,
 )
 from transformer_architectures.attention.recording import record_attention
+from transformer_architectures.kernels.fused_linear import FusedLinear
 
 __all__ = [
     "AdditiveAttention",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from transformer_architectures.dropout import dropout
+from transformer_architectures.kernels.dropout import dropout
 from transformer_architectures.masking import AttentionMask, AttentionMaskLike
 
 Backend = Literal["auto", "math", "sdpa"]
@@ -65,7 +65,7 @@ class ScaledDotProductAttention(nn.Module):
 
     def forward(self, q: Queries, k: Keys, v: Keys, mask: AttentionMaskLike = None) -> Queries:
         """The context of each query, by the backend; dropout in training only."""
-        mask = AttentionMask.of(mask)
+        mask = AttentionMask.from_any(mask)
         share = self.dropout if self.training else 0.0
         if self._uses_math(q, k, share):
             return dropout(self.weights(q, k, mask), share) @ v
@@ -80,7 +80,7 @@ class ScaledDotProductAttention(nn.Module):
         # As one batch of matrices: the product scales, and views of a fused projection are copied in one go.
         flat_q, flat_k = q.flatten(0, 1), k.flatten(0, 1)
         scores = torch.baddbmm(q.new_empty(()), flat_q, flat_k.transpose(1, 2), beta=0, alpha=scale)
-        return masked_softmax(scores.view(*q.shape[:-1], -1), AttentionMask.of(mask))
+        return masked_softmax(scores.view(*q.shape[:-1], -1), AttentionMask.from_any(mask))
 
     def _uses_math(self, q: Tensor, k: Tensor, dropout: float) -> bool:
         if self.backend != "auto":
@@ -117,7 +117,7 @@ class AdditiveAttention(nn.Module):
         chunk_length = max(1, self.max_chunk_elements // elements_per_query)
         chunks = [self._chunk_scores(chunk, k) for chunk in torch.split(q, chunk_length, dim=-2)]
         scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=-2)
-        return masked_softmax(scores, AttentionMask.of(mask))
+        return masked_softmax(scores, AttentionMask.from_any(mask))
 
     def _chunk_scores(self, q: Tensor, k: Tensor) -> Tensor:
         def scores(q: Tensor, k: Tensor, score_vector: Tensor) -> Tensor:
@@ -127,12 +127,3 @@ class AdditiveAttention(nn.Module):
         if torch.is_grad_enabled():
             return checkpoint(scores, q, k, self.score_vector, use_reentrant=False)
         return scores(q, k, self.score_vector)
-
-
-__all__ = [
-    "AdditiveAttention",
-    "AttentionFunction",
-    "Backend",
-    "ScaledDotProductAttention",
-    "masked_softmax",
-]

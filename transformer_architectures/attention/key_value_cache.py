@@ -71,6 +71,3 @@ class KeyValueCache:
         if old_keys is not None and old_values is not None:
             self._keys[:, :, : self.length] = old_keys[:, :, : self.length]
             self._values[:, :, : self.length] = old_values[:, :, : self.length]
-
-
-__all__ = ["KeyValueCache"]

@@ -13,13 +13,13 @@ from transformer_architectures.attention.attention_functions import (
     Backend,
     ScaledDotProductAttention,
 )
-from transformer_architectures.attention.fused_linear import FusedLinear, show_parts_in_state_dict
 from transformer_architectures.attention.key_value_cache import KeyValueCache
-from transformer_architectures.attention.packed_heads import PackedHeads
+from transformer_architectures.attention.packed import PackedHeads
 from transformer_architectures.errors import UsageError
-from transformer_architectures.linear import Linear
+from transformer_architectures.kernels.fused_linear import FusedLinear, show_parts_in_state_dict
+from transformer_architectures.kernels.linear import Linear
 from transformer_architectures.masking import AttentionMask, AttentionMaskLike
-from transformer_architectures.sublayer import Residual, ResidualConfig
+from transformer_architectures.residual import Residual, ResidualConfig
 
 Hidden = Float[Tensor, "batch length embed_dim"]
 Recorder = Callable[[Tensor], None]
@@ -124,7 +124,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Bool[Tensor, "batch heads queries keys"] | None:
         """The mask, expanded (as a view) to every head and query; None where everything may be attended to."""
         reference = self.output.weight
-        allowed = AttentionMask.of(mask).render(num_queries, num_keys, reference.device)
+        allowed = AttentionMask.from_any(mask).render(num_queries, num_keys, reference.device)
         return None if allowed is None else allowed.expand(batch, self.num_heads, num_queries, num_keys)
 
     def split_heads(
@@ -141,8 +141,7 @@ class MultiHeadAttention(nn.Module):
         if num_queries is not None:
             q, mask = q[:, :, :num_queries], mask.of_first_queries(num_queries)
         context = self.attention_function(q, k, v, mask)
-        output: Tensor = self.output(context.transpose(1, 2).flatten(2))
-        return output
+        return self.output(context.transpose(1, 2).flatten(2))
 
     def _attend_in_segments(self, projected: Tensor, mask: AttentionMask) -> Tensor:
         assert mask.segments is not None
@@ -151,14 +150,13 @@ class MultiHeadAttention(nn.Module):
                 f"segments of {mask.segments.num_rows} rows in all need packed rows (1, rows, embed_dim), "
                 f"not {tuple(projected.shape[:2])} of them"
             )
-        packed = PackedHeads.of(mask, self.num_heads, projected.device)
+        packed = PackedHeads.from_mask(mask, self.num_heads, projected.device)
         heads = list(zip(packed.split(projected), packed.rectangles, strict=True))
         if self.recorder is not None:
             weights = [self.attention_function.weights(q, k, rectangle.mask) for (q, k, _), rectangle in heads]
             self.recorder(packed.unpack_weights(weights).detach())
         contexts = [self.attention_function(q, k, v, rectangle.mask) for (q, k, v), rectangle in heads]
-        output: Tensor = self.output(packed.merge(contexts))
-        return output
+        return self.output(packed.merge(contexts))
 
 
 class SelfAttentionSubLayer(nn.Module):
@@ -183,10 +181,10 @@ class SelfAttentionSubLayer(nn.Module):
         Raises:
             UsageError: stochastic depth is to leave out sequences of packed rows, which are one sample to it.
         """
-        mask = AttentionMask.of(mask)
+        mask = AttentionMask.from_any(mask)
         if mask.segments is not None and self.training and self.residual.stochastic_depth:
             raise UsageError("stochastic depth would leave out all packed rows at once: pad them, or set it to 0")
-        return self.residual(  # type: ignore[no-any-return]
+        return self.residual(
             hidden_states,
             lambda states: self.attention.attend_to_self(states, mask, cache, num_queries),
             num_queries,
@@ -209,10 +207,7 @@ class CrossAttentionSubLayer(nn.Module):
         cache: KeyValueCache | None = None,
     ) -> Hidden:
         """Every position looks at the encoder's output, where ``encoder_mask`` (1 = real token) allows it."""
-        mask = AttentionMask.of(encoder_mask)
-        return self.residual(  # type: ignore[no-any-return]
+        mask = AttentionMask.from_any(encoder_mask)
+        return self.residual(
             hidden_states, lambda states: self.attention.attend_to_other(states, encoder_output, mask, cache)
         )
-
-
-__all__ = ["AttentionConfig", "CrossAttentionSubLayer", "MultiHeadAttention", "SelfAttentionSubLayer"]

@@ -36,6 +36,3 @@ def record_attention(model: nn.Module, layers: Collection[str] | None = None) ->
     finally:
         for name in record:
             modules[name].recorder = None
-
-
-__all__ = ["AttentionRecord", "record_attention"]

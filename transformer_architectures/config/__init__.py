@@ -3,10 +3,12 @@
 from transformer_architectures.config.loader import (
     Sections,
     default_config_path,
+    find_config,
     fingerprint,
     fingerprint_of,
     load_config,
     load_sections,
+    shipped_configs,
 )
 from transformer_architectures.config.strict_model import OptionalPath, StrictModel
 
@@ -15,8 +17,10 @@ __all__ = [
     "Sections",
     "StrictModel",
     "default_config_path",
+    "find_config",
     "fingerprint",
     "fingerprint_of",
     "load_config",
     "load_sections",
+    "shipped_configs",
 ]

@@ -115,16 +115,43 @@ def fingerprint_of(content: Mapping[str, Mapping[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()
 
 
-def default_config_path(architecture: str) -> Path:
-    """``configs/<architecture>_default.yaml``: beside the package in a checkout, inside it in a wheel."""
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with the library, by name: inside the package in a wheel, beside it in a checkout."""
     package = Path(str(files("transformer_architectures")))
-    for folder in (package.parent / "configs", package / "configs"):
-        path = folder / f"{architecture}_default.yaml"
-        if path.is_file():
-            # As the user would type it, where that is shorter.
-            relative = os.path.relpath(path)
-            return Path(relative) if not relative.startswith("..") else path
-    raise ConfigError(f"there is no configs/{architecture}_default.yaml")
+    folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    # As the user would type it, where that is shorter.
+    relative = os.path.relpath(folder)
+    folder = folder if relative.startswith("..") else Path(relative)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def default_config_path(architecture: str) -> Path:
+    """``configs/<architecture>_default.yaml``, found from any folder.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    name = f"{architecture}_default"
+    if (path := shipped_configs().get(name)) is None:
+        raise ConfigError(f"there is no configs/{name}.yaml")
+    return path
+
+
+def find_config(path_or_name: str) -> str:
+    """The path of a config file, which is given by its path or as the name of a shipped config. An existing file wins.
+
+    Raises:
+        ConfigError: there is neither; the names are listed.
+    """
+    shipped = shipped_configs()
+    if path_or_name in shipped and not os.path.isfile(path_or_name):
+        return str(shipped[path_or_name])
+    if not os.path.lexists(path_or_name):
+        raise ConfigError(
+            f"{path_or_name}: no such file, and no shipped config of this name: give the path of a YAML file, or one of "
+            f"{', '.join(shipped)}"
+        )
+    return path_or_name
 
 
 def _describe(problem: Any, model: type[BaseModel]) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from transformer_architectures.durable_files import flush_to_disk
+from filelock import FileLock, Timeout
+
 from transformer_architectures.errors import DataError, reason_of
-from transformer_architectures.file_lock import holding
+from transformer_architectures.utils.files import flush_to_disk
 
 SIZES = ".sizes.json"  # of all other files of the folder, by relative path
 
@@ -26,7 +27,7 @@ def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
     with _need_of(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_overs(folder.parent)
-        with holding(folder.with_name(f"{folder.name}.lock")):
+        with _lock_of(folder.name, folder.parent):
             if folder.is_dir():
                 _check(folder)
             else:
@@ -87,9 +88,13 @@ def _size(path: Path) -> int | None:
 def _remove_left_overs(parent: Path) -> None:
     """Removes what killed processes left half made: whose lock nobody holds."""
     for left_over in parent.glob("*.part.*"):
-        with holding(left_over.with_name(f"{left_over.name.partition('.part.')[0]}.lock"), wait=False) as alone:
-            if alone:
-                shutil.rmtree(left_over, ignore_errors=True)
+        name = left_over.name.partition(".part.")[0]
+        with suppress(Timeout), _lock_of(name, parent).acquire(blocking=False):
+            shutil.rmtree(left_over, ignore_errors=True)
+
+
+def _lock_of(name: str, parent: Path) -> FileLock:
+    return FileLock(parent / f"{name}.lock", fallback_to_soft=False)  # see `RunFolder.lock`
 
 
 @contextmanager

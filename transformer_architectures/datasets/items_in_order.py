@@ -6,9 +6,9 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 import torch
 from torch.utils.data import Dataset
 
+from transformer_architectures.datasets.loading import SteadyLoader
 from transformer_architectures.errors import TransformerArchitecturesError
-from transformer_architectures.loading import SteadyLoader
-from transformer_architectures.processes import available_cores
+from transformer_architectures.utils.processes import available_cores
 
 FEW = 256  # so many inputs are worked out here: starting processes would take as long
 
@@ -29,7 +29,7 @@ def items_in_order(items: Items[T], num_inputs: int) -> Iterator[T]:
     """Items 0, 1, ... as they are; an error of the library arrives as it was raised.
 
     Args:
-        num_inputs: pictures (or whatever takes the time) in all; processes are started only for many.
+        num_inputs: images (or whatever takes the time) in all; processes are started only for many.
     """
     loader = SteadyLoader(
         _ErrorsAsItems(items),
@@ -63,6 +63,3 @@ class _ErrorsAsItems(Dataset[T | TransformerArchitecturesError], Generic[T]):
 def _as_it_is(item: T) -> T:
     """Loaders would turn arrays into tensors."""
     return item
-
-
-__all__ = ["FEW", "Items", "items_in_order"]

@@ -1,4 +1,4 @@
-"""Lines of text files, plain or gzip, and of JSON lines the records in them."""
+"""Lines of text files, plain or gzip, and the records of JSON lines."""
 
 import gzip
 import json
@@ -15,18 +15,21 @@ MAX_LINE_BYTES = 2**26  # a small .gz can hold a line that no memory can
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """Lines without their ending; only a line feed ends a line. Plain or gzip, by name.
+def read_lines(path: Path, keep_ends: bool = False) -> Iterator[bytes]:
+    """Lines of a plain or gzip file (its name says which); only a line feed ends a line.
+
+    Args:
+        keep_ends: with their endings, a line feed or a carriage return and a line feed.
 
     Raises:
-        DataError: the file is missing or not what its name says, or has a line that is too long to be one.
+        DataError: the file is missing or not what its name says, or has a line that is too long.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             while line := file.readline(MAX_LINE_BYTES + 1):
                 if len(line) > MAX_LINE_BYTES:
                     raise DataError(f"{path}: has a line of more than {MAX_LINE_BYTES:,} bytes")
-                yield line.removesuffix(b"\n").removesuffix(b"\r")
+                yield line if keep_ends else line.removesuffix(b"\n").removesuffix(b"\r")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({reason_of(error)})") from None
 
@@ -42,7 +45,7 @@ def decode(line: bytes) -> str | None:
 def numbered_text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines with their numbers from 1; a byte order mark at the beginning of the file is removed.
 
-    What is not UTF-8 in a line becomes half characters, which `is_utf8_text` finds.
+    Bytes that are not UTF-8 become lone surrogates, which `is_utf8_text` finds.
 
     Raises:
         DataError: as `read_lines`.
@@ -53,7 +56,7 @@ def numbered_text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def decode_record(line: bytes) -> dict[str, Any] | str:
-    """The object that a line of JSON holds (empty if it is something else), or the reason why there is none."""
+    """The object in a line of JSON (an empty one if it is something else), or the reason why it cannot be read."""
     text = decode(line)
     if text is None:
         return "not UTF-8"
@@ -67,10 +70,10 @@ def decode_record(line: bytes) -> dict[str, Any] | str:
 
 
 def is_utf8_text(text: str) -> bool:
-    """Whether UTF-8 can hold it: JSON can spell half a character (an escaped lone surrogate), and see `numbered_text_lines`."""
+    """Whether a text has no lone surrogates. They come from escapes in JSON, and from `numbered_text_lines`."""
     return _SURROGATE.search(text) is None
 
 
 def text_format(path: Path) -> str:
-    """What the name says about the content: the ending before ``.gz``."""
+    """The format that a file's name states: the ending before ``.gz``."""
     return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix

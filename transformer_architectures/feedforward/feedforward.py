@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transformer_architectures.dropout import Dropout
-from transformer_architectures.linear import Linear
-from transformer_architectures.sublayer import Residual, ResidualConfig
+from transformer_architectures.kernels.dropout import Dropout
+from transformer_architectures.kernels.linear import Linear
+from transformer_architectures.residual import Residual, ResidualConfig
 
 # The two forms of GELU differ by up to 4.7e-4: which one it is belongs to the weights.
 ActivationName = Literal["relu", "gelu", "gelu_tanh", "silu"]
@@ -47,11 +47,10 @@ class FeedForwardSubLayer(nn.Module):
         self, hidden_states: Float[Tensor, "batch length embed_dim"]
     ) -> Float[Tensor, "batch length embed_dim"]:
         """Every position on its own, inside the residual rule."""
-        return self.residual(hidden_states, self.transform)  # type: ignore[no-any-return]
+        return self.residual(hidden_states, self.transform)
 
     def transform(
         self, hidden_states: Float[Tensor, "batch length embed_dim"]
     ) -> Float[Tensor, "batch length embed_dim"]:
         """The two layers alone, without norm and residual."""
-        output: Tensor = self.output(self.dropout(self.activation(self.expand(hidden_states))))
-        return output
+        return self.output(self.dropout(self.activation(self.expand(hidden_states))))

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformer_architectures.errors import UsageError
 from transformer_architectures.generation.protocol import DecoderState, Hypotheses, distinct_limits
 from transformer_architectures.generation.scoring import log_probabilities_
-from transformer_architectures.generation.top_k import top_k
+from transformer_architectures.kernels.top_k import top_k
 
 # Sentences that are done leave the batch when they are this share of it: leaving copies the caches of those that stay.
 LEAVING_SHARE = 0.125

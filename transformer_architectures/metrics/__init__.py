@@ -1,5 +1,6 @@
 """Scores of finished outputs."""
 
+from transformer_architectures.metrics.alignment import check_alignment
 from transformer_architectures.metrics.annotated_pairs import AnnotatedPairs
 from transformer_architectures.metrics.average_precision import Interpolation
 from transformer_architectures.metrics.classification import (
@@ -34,7 +35,6 @@ from transformer_architectures.metrics.multi_label import (
     multi_label_scores,
     multi_label_signatures,
 )
-from transformer_architectures.metrics.nothing_lost import check_nothing_lost
 from transformer_architectures.metrics.score_table import ScoreRow, format_score_table
 from transformer_architectures.metrics.translation import translation_scores, translation_signatures
 
@@ -45,7 +45,7 @@ __all__ = [
     "ScoreRow",
     "average_precision_per_class",
     "best_thresholds",
-    "check_nothing_lost",
+    "check_alignment",
     "class_coverage",
     "class_table",
     "classification_scores",

@@ -1,6 +1,6 @@
-"""Scores of annotated pairs of picture and class, and nothing else: what metrics on partial labels are computed from.
+"""Scores of annotated pairs of image and class, and nothing else: what metrics on partial labels are computed from.
 
-OpenImages' test part has 125,436 pictures and some 9,600 classes, but only about 600,000 pairs are annotated. They are kept in 9 bytes
+OpenImages' test part has 125,436 images and some 9,600 classes, but only about 600,000 pairs are annotated. They are kept in 9 bytes
 each; all scores would be 4.8 GB.
 """
 
@@ -27,7 +27,7 @@ class ClassCounts(NamedTuple):
 class AnnotatedPairs:
     """Collects batches; the order of pairs and batches does not change a score.
 
-    Scores are kept as 32-bit floats. Top-1 accuracy needs whole pictures, so it is counted while they are at hand.
+    Scores are kept as 32-bit floats. Top-1 accuracy needs whole images, so it is counted while they are at hand.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -45,7 +45,7 @@ class AnnotatedPairs:
         labels: Float[Tensor, "images classes"],
         masks: Float[Tensor, "images classes"],
     ) -> None:
-        """Pictures with the scores of all classes, on any device. Labels: 1 present, 0 absent; masks: 1 verified, 0 unknown.
+        """Images with the scores of all classes, on any device. Labels: 1 present, 0 absent; masks: 1 verified, 0 unknown.
 
         Raises:
             DataError: a score is not finite, a mask or an annotated label is neither 0 nor 1, or the classes are not as many as declared.
@@ -57,7 +57,7 @@ class AnnotatedPairs:
         annotated = masks == 1
         fractional = (~annotated & (masks != 0)) | (annotated & (labels != 0) & (labels != 1))
         if bool(fractional.any()):
-            raise DataError("labels and masks are scored only where they are 0 or 1: mixed pictures are for training")
+            raise DataError("labels and masks are scored only where they are 0 or 1: mixed images are for training")
         positive = annotated & (labels == 1)
         images, classes = annotated.nonzero(as_tuple=True)
         self._append(
@@ -129,7 +129,7 @@ class AnnotatedPairs:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of pictures whose highest score is that of their label; None unless all have one label, fully verified."""
+        """Share of images whose highest score is that of their label; None unless all have one label, fully verified."""
         if self._has_loose_pairs or not self._num_images or self._num_single_label < self._num_images:
             return None
         return self._num_correct / self._num_images
@@ -153,8 +153,4 @@ class AnnotatedPairs:
         self._size = size
 
     def _column(self, name: str) -> npt.NDArray[Any]:
-        column: npt.NDArray[Any] = self._storage[name][: self._size]
-        return column
-
-
-__all__ = ["AnnotatedPairs"]
+        return self._storage[name][: self._size]

@@ -34,8 +34,7 @@ class PrecisionRecallCurves:
     @property
     def precision(self) -> Float[np.ndarray, "points"]:
         """Share of the predicted that is true."""
-        precision: npt.NDArray[np.float64] = self.true_positives / self.predicted
-        return precision
+        return self.true_positives / self.predicted
 
     @property
     def is_highest(self) -> Bool[np.ndarray, "points"]:
@@ -107,6 +106,3 @@ def _best_precision(curves: PrecisionRecallCurves, tenths: int) -> Float[np.ndar
     best = np.zeros(len(curves.positives))
     np.maximum.at(best, curves.class_index[reached], curves.precision[reached])
     return best
-
-
-__all__ = ["Interpolation", "PrecisionRecallCurves", "average_precision", "precision_recall_curves", "ratio"]

@@ -107,13 +107,3 @@ def _check_lengths(num_gold: int, num_predicted: int) -> None:
         raise DataError(f"{num_predicted} predictions cannot be scored against {num_gold} rows")
     if not num_gold:
         raise DataError("there is no row to score")
-
-
-__all__ = [
-    "class_table",
-    "classification_scores",
-    "classification_signatures",
-    "multi_label_table",
-    "multi_label_text_scores",
-    "multi_label_text_signatures",
-]

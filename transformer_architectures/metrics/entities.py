@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from transformer_architectures.datasets.tag_schemes import EntitySpan, entity_spans, strict_entity_spans
+from transformer_architectures.datasets.text.tag_schemes import EntitySpan, entity_spans, strict_entity_spans
 from transformer_architectures.errors import DataError
 from transformer_architectures.metrics.score_table import ScoreRow, score_row
 
@@ -87,12 +87,3 @@ def _check_lengths(gold: Sequence[Tags], predicted: Sequence[Tags]) -> None:
             raise DataError(f"text {number} has {len(gold_tags)} words, but {len(predicted_tags)} tags were predicted")
     if not any(gold):
         raise DataError("there is no word to score")
-
-
-__all__ = [
-    "entity_score",
-    "entity_table",
-    "tagging_scores",
-    "tagging_signatures",
-    "word_accuracy",
-]

@@ -89,13 +89,3 @@ def plateau_warning(loss: float, entropy: float) -> str | None:
         f"the loss {loss:.2f} is not {PLATEAU_MARGIN} nat under the unigram entropy {entropy:.2f}: the model has "
         "learned how frequent tokens are and little else; train longer, with a longer warm-up or another learning rate"
     )
-
-
-__all__ = [
-    "masked_language_model_scores",
-    "masked_language_model_signatures",
-    "plateau_warning",
-    "token_counts",
-    "unigram_baseline",
-    "unigram_entropy",
-]

@@ -1,4 +1,4 @@
-"""Scores of pictures with many labels, on annotated pairs only: mean average precision, F1, best thresholds, accuracy.
+"""Scores of images with many labels, on annotated pairs only: mean average precision, F1, best thresholds, accuracy.
 
 A pair whose label is unknown is neither right nor wrong; published OpenImages code that counts it as negative measures something else.
 """
@@ -59,7 +59,7 @@ def multi_label_scores(
     - ``map_micro``: average precision of all pairs as if they were of one class;
     - ``map_weighted``: as macro, but each class weighs as much as it has positives;
     - ``f1``: mean over the same classes of F1, a class being predicted where its score is at least its threshold;
-    - ``accuracy``: only where every picture was added whole, fully verified and with one label: share whose highest score is that label's.
+    - ``accuracy``: only where every image was added whole, fully verified and with one label: share whose highest score is that label's.
 
     Raises:
         DataError: no pair is positive.
@@ -156,15 +156,3 @@ def best_thresholds(pairs: AnnotatedPairs) -> Float[np.ndarray, "classes"]:
     thresholds = np.full(pairs.num_classes, DEFAULT_THRESHOLD)
     thresholds[curves.class_index[chosen]] = candidate[chosen]
     return thresholds
-
-
-__all__ = [
-    "ClassCoverage",
-    "average_precision_per_class",
-    "best_thresholds",
-    "class_coverage",
-    "class_curves",
-    "f1_per_class",
-    "multi_label_scores",
-    "multi_label_signatures",
-]

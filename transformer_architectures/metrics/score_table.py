@@ -37,6 +37,3 @@ def format_score_table(rows: Sequence[ScoreRow]) -> str:
         f"{row.name:<{width}}  {row.precision:9.4f}  {row.recall:6.4f}  {row.f1:6.4f}  {row.support:7d}" for row in rows
     ]
     return "\n".join(lines)
-
-
-__all__ = ["ScoreRow", "format_score_table", "score_row"]

@@ -17,7 +17,7 @@ Bytes = dict[str, int]  # what for: how many
 
 
 @dataclass(frozen=True)
-class Numbers:
+class ElementSizes:
     """How a run keeps its numbers.
 
     Attributes:
@@ -76,7 +76,7 @@ def block_flops(config: TransformerBlockConfig, sequences: Sequences) -> int:
     return 6 * products + 12 * scores * d
 
 
-def block_activations(config: TransformerBlockConfig, sequences: Sequences, numbers: Numbers) -> Bytes:
+def block_activations(config: TransformerBlockConfig, sequences: Sequences, numbers: ElementSizes) -> Bytes:
     """Bytes that a block keeps for the backward pass, by what they are."""
     parts = [_self_attention(config, sequences, numbers), _feedforward(config, sequences, numbers)]
     if config.is_decoder:
@@ -99,7 +99,7 @@ def add_bytes(*parts: Bytes) -> Bytes:
     return {name: sum(part.get(name, 0) for part in parts) for name in dict.fromkeys(n for part in parts for n in part)}
 
 
-def _self_attention(config: TransformerBlockConfig, sequences: Sequences, numbers: Numbers) -> Bytes:
+def _self_attention(config: TransformerBlockConfig, sequences: Sequences, numbers: ElementSizes) -> Bytes:
     d, positions, queries = config.embed_dim, sequences.positions, sequences.queries
     attending_length = sequences.packed_length or sequences.length
     projected = 3 * sequences.count * attending_length
@@ -120,7 +120,7 @@ def _self_attention(config: TransformerBlockConfig, sequences: Sequences, number
     )
 
 
-def _cross_attention(config: TransformerBlockConfig, sequences: Sequences, numbers: Numbers) -> Bytes:
+def _cross_attention(config: TransformerBlockConfig, sequences: Sequences, numbers: ElementSizes) -> Bytes:
     d, positions, keys = config.embed_dim, sequences.positions, sequences.encoder_positions
     projected = positions + 2 * keys
     if numbers.product != FP32:
@@ -135,7 +135,7 @@ def _cross_attention(config: TransformerBlockConfig, sequences: Sequences, numbe
     )
 
 
-def _attention_weights(config: TransformerBlockConfig, scores: int, queries: int, numbers: Numbers) -> Bytes:
+def _attention_weights(config: TransformerBlockConfig, scores: int, queries: int, numbers: ElementSizes) -> Bytes:
     heads = config.attention.num_heads
     if numbers.fused_attention and config.attention.function == "dot_product":
         return {"attention weights": FP32 * heads * queries}
@@ -146,7 +146,7 @@ def _attention_weights(config: TransformerBlockConfig, scores: int, queries: int
     return kept
 
 
-def _feedforward(config: TransformerBlockConfig, sequences: Sequences, numbers: Numbers) -> Bytes:
+def _feedforward(config: TransformerBlockConfig, sequences: Sequences, numbers: ElementSizes) -> Bytes:
     d, queries, form = config.embed_dim, sequences.queries, config.feedforward
     hidden = queries * form.ff_dim
     is_kept_once = form.activation == "relu" and not form.dropout  # ReLU keeps what the next layer keeps too
@@ -157,9 +157,3 @@ def _feedforward(config: TransformerBlockConfig, sequences: Sequences, numbers: 
         dropout_activations(form.dropout, hidden),
         dropout_activations(config.residual.dropout, queries * d),
     )
-
-
-__all__ = [
-    "FP32", "Bytes", "Numbers", "Sequences", "add_bytes", "block_activations", "block_flops", "dropout_activations",
-    "norm_activations",
-]  # fmt: skip

@@ -1,7 +1,7 @@
 """Bytes that the losses need."""
 
+from transformer_architectures.kernels.cross_entropy import rows_at_once
 from transformer_architectures.planning.block_costs import FP32, Bytes
-from transformer_architectures.training.cross_entropy import rows_at_once
 
 # Tensors of (rows, classes) in fp32: logits, labels, masks, logarithms, weights ... of the costliest multi-label loss.
 TENSORS_OF_MULTI_LABEL_LOSS = 18
@@ -25,11 +25,3 @@ def linear_cross_entropy_bytes(
 def classification_bytes(num_rows: int, num_classes: int, tensors: int) -> Bytes:
     """Of a loss that keeps so many tensors of a number for each row and class."""
     return {"logits": FP32 * tensors * num_rows * num_classes}
-
-
-__all__ = [
-    "TENSORS_OF_CROSS_ENTROPY",
-    "TENSORS_OF_MULTI_LABEL_LOSS",
-    "classification_bytes",
-    "linear_cross_entropy_bytes",
-]

@@ -54,7 +54,7 @@ def memory_of(
     """
     parameters = [parameter for parameter in workload.model.parameters() if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in parameters)
-    share = largest_share(parameters, num_shards)
+    share = largest_shard(parameters, num_shards)
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in workload.model.buffers())
     is_sharded = num_shards > 1
     loss = workload.loss_bytes(num_rows)
@@ -71,7 +71,7 @@ def memory_of(
     )
 
 
-def largest_share(parameters: Iterable[Tensor], num_shards: int) -> int:
+def largest_shard(parameters: Iterable[Tensor], num_shards: int) -> int:
     """Numbers on the device that holds most: each parameter is cut along its first dimension (as FSDP does), of which the first devices
     may have a row more."""
     return sum(-(-p.shape[0] // num_shards) * (p.numel() // p.shape[0]) for p in parameters)
@@ -97,6 +97,3 @@ def size_of_the_rest(model: nn.Module) -> int:
 
 def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-__all__ = ["Memory", "largest_share", "memory_of", "size_of_the_rest", "sizes_of_blocks"]

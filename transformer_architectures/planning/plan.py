@@ -10,7 +10,7 @@ from transformer_architectures.errors import UsageError
 from transformer_architectures.planning.quantities import shown, shown_bytes
 from transformer_architectures.planning.ways import Estimate, Hardware, cheapest, estimate, ways
 from transformer_architectures.planning.workload import Workload
-from transformer_architectures.training.suite import suite_of
+from transformer_architectures.training.runs.suite import suite_of
 
 # An H100 SXM by its data sheet (dense, without sparsity), and one network adapter of 400 Gbit/s for each device.
 DEVICE_FLOPS = {"bf16": 989e12, "fp32": 67e12}
@@ -117,6 +117,3 @@ def make_plan(
     found = hardware(workload.precision)
     estimates = [estimate(workload, way, found) for way in ways(found.devices)]
     return Plan(config, workload, found, estimates)
-
-
-__all__ = ["BANDWIDTH", "DEVICE_FLOPS", "RESERVE", "UTILISATION", "Plan", "make_plan"]

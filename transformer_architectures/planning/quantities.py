@@ -35,6 +35,3 @@ def shown(number: int | float, digits: int = 3) -> str:
 def shown_bytes(number: int) -> str:
     """In GiB, or MiB where that is little."""
     return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
-
-
-__all__ = ["parse_quantity", "shown", "shown_bytes"]

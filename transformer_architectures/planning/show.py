@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from transformer_architectures.command_line import write_lines
 from transformer_architectures.planning.plan import Plan
 from transformer_architectures.planning.quantities import shown, shown_bytes
 from transformer_architectures.planning.ways import Estimate
+from transformer_architectures.utils.console import write_lines
 
 COLUMNS = (
     ("weights", "weights"),
@@ -84,6 +84,3 @@ def _feet(plan: Plan) -> Iterator[str]:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
-
-
-__all__ = ["show"]

@@ -128,6 +128,3 @@ def cheapest(estimates: Sequence[Estimate]) -> Estimate | None:
     fitting = [estimate for estimate in estimates if estimate.fits]
     shortest = min((each.seconds for each in fitting), default=0.0)
     return next((each for each in fitting if each.seconds <= AS_SHORT * shortest), None)
-
-
-__all__ = ["Estimate", "Hardware", "Sharding", "Way", "bytes_sent", "cheapest", "estimate", "ways"]

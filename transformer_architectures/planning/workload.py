@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from transformer_architectures.attention import AttentionConfig, ScaledDotProductAttention
-from transformer_architectures.linear import count_product_weights
-from transformer_architectures.planning.block_costs import FP32, Bytes, Numbers
+from transformer_architectures.kernels.linear import count_product_weights
+from transformer_architectures.planning.block_costs import FP32, Bytes, ElementSizes
 from transformer_architectures.training.config import TrainingConfig
 
 BF16 = 2  # bytes
@@ -41,7 +41,7 @@ class Workload:
 
     Attributes:
         model: with the declared sizes, on the meta device: it has shapes and no numbers.
-        num_rows: sequences (or pictures) of one micro-batch, over all devices.
+        num_rows: sequences (or images) of one micro-batch, over all devices.
         unit: what a row is.
         shapes: sizes that the numbers come from, for the reader.
         assumptions: what was not in the config.
@@ -81,7 +81,7 @@ class Workload:
         """`auto` is a GPU."""
         return "cpu" if self.training.device == "cpu" else "cuda"
 
-    def numbers(self, attention: AttentionConfig, queries: int, keys: int) -> Numbers:
+    def numbers(self, attention: AttentionConfig, queries: int, keys: int) -> ElementSizes:
         """How attention of this size keeps its numbers: by the rule of `ScaledDotProductAttention`."""
         is_cpu = self.device == "cpu"
         dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
@@ -90,7 +90,7 @@ class Workload:
         fused = attention.backend == "sdpa" or (attention.backend == "auto" and by_rule)
         # Autocast on a GPU computes the softmax in fp32 and casts the weights for the product; on a CPU it leaves them bf16.
         weight = self.product_bytes if is_cpu or self.product_bytes == FP32 else FP32 + BF16
-        return Numbers(self.product_bytes, fused, weight)
+        return ElementSizes(self.product_bytes, fused, weight)
 
     def flops(self, num_rows: int) -> int:
         """Of a micro-batch of so many rows, forward and backward."""
@@ -132,6 +132,3 @@ def fill_budget(batch_tokens: int, length: int, num_sides: int = 1) -> tuple[int
         return 1, length
     num_rows = -(-batch_tokens // (num_sides * length))
     return num_rows, batch_tokens // (num_sides * num_rows)
-
-
-__all__ = ["BF16", "Part", "PrecisionName", "Workload", "fill_budget"]

@@ -1,6 +1,6 @@
 """Positions of patches that stand in a grid, row by row, behind tokens that stand nowhere: learned, or fixed sinusoids.
 
-Both are one table, kept in the checkpoint. For pictures of another size it is resized like a picture, so that what a
+Both are one table, kept in the checkpoint. For images of another size it is resized like an image, so that what a
 trained model knows of "top left" stays true.
 """
 
@@ -43,13 +43,15 @@ def resize_grid(
         return table
     prefix, patches = table[:num_prefix], table[num_prefix:]
     # A batch whose channels lie last: torch's kernel for the other layout is wrong where the result is one column (torch 2.15).
-    picture = patches.float().reshape(1, *old, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(picture, size=new, mode="bicubic", antialias=True, align_corners=False)[0]
+    image = patches.float().reshape(1, *old, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False)[0]
     return torch.cat([prefix, resized.permute(1, 2, 0).flatten(0, 1).to(table.dtype)])
 
 
 class GridPositions(nn.Module):
     """One vector for each of ``num_prefix`` tokens and then for each patch of the ``grid``."""
+
+    decays = False  # a table that is only added
 
     weight: Tensor
 
@@ -85,6 +87,3 @@ class SinusoidalGridPositions(GridPositions):
     def __init__(self, embed_dim: int, grid: Grid) -> None:
         super().__init__(grid)
         self.register_buffer("weight", sinusoids_2d(grid, embed_dim))
-
-
-__all__ = ["Grid", "GridPositions", "LearnedGridPositions", "SinusoidalGridPositions", "resize_grid", "sinusoids_2d"]

@@ -11,6 +11,8 @@ from transformer_architectures.errors import UsageError
 class LearnedPositions(nn.Module):
     """One trained vector for each of ``num_positions`` positions; a longer text is an error, not a repetition."""
 
+    decays = False  # a table that is only added
+
     def __init__(self, embed_dim: int, num_positions: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_positions, embed_dim))

@@ -32,6 +32,3 @@ def load_weights(
 def part_of(name: str) -> str:
     """The part of a model that a weight belongs to: the first word of its name."""
     return name.split(".")[0]
-
-
-__all__ = ["load_weights", "part_of"]

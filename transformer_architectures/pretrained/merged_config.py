@@ -28,6 +28,3 @@ def merged_config(asked: M, found: M, free: Collection[str], same_as: Mapping[st
                 f"Model: {key}: {getattr(asked, name)!r} contradicts {getattr(found, name)!r} of {origin}; leave it out"
             )
     return found.model_copy(update={key: getattr(asked, key) for key in asked.model_fields_set.intersection(free)})
-
-
-__all__ = ["merged_config"]

@@ -88,6 +88,3 @@ def validated(model: type[Model], content: object, what: str = "") -> Model:
         raise ModelFolderError(
             what + (f"{place}: " if place else "") + first["msg"].removeprefix("Value error, ")
         ) from None
-
-
-__all__ = ["ACTIVATIONS", "CONFIG", "PICKLED_WEIGHTS", "WEIGHTS", "read_config", "read_weights", "validated"]

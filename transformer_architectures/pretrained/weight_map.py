@@ -203,6 +203,3 @@ def _if_nothing_is_left(remaining: Remaining, converted: dict[str, Tensor]) -> d
         more = f" (and {len(others)} more)" if others else ""
         raise ModelFolderError(f"nothing is known of the weight {name}{more}")
     return converted
-
-
-__all__ = ["Computed", "Entry", "OnlyRow", "Rename", "Stacked", "Tied", "WeightMap", "for_each"]

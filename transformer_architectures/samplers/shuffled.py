@@ -46,6 +46,3 @@ class ShuffledBatchSampler:
         if not self.shuffle:
             return np.arange(self.num_rows)
         return np.random.default_rng([self.seed, self.epoch]).permutation(self.num_rows)
-
-
-__all__ = ["ShuffledBatchSampler"]

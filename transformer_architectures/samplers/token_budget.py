@@ -101,6 +101,3 @@ class TokenBudgetBatchSampler:
                 num_rows -= num_rows % self.rows_multiple
             bounds.append(start + num_rows)
         return bounds
-
-
-__all__ = ["TokenBudgetBatchSampler"]

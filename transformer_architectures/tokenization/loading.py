@@ -30,6 +30,3 @@ def load_tokenizer(folder: Path, files: Collection[str] | None = None) -> Tokeni
             return tokenizer.load(folder)
     known = " or ".join(", ".join(tokenizer.file_names) for tokenizer in TOKENIZERS)
     raise ModelFolderError(f"{folder}: there is no tokenizer ({known})")
-
-
-__all__ = ["load_tokenizer"]

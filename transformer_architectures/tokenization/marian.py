@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformer_architectures.command_line import uv
 from transformer_architectures.errors import ModelFolderError, UsageError, reason_of
+from transformer_architectures.utils.console import uv
 
 UNKNOWN, END, PADDING = "<unk>", "</s>", "<pad>"
 SPECIAL_TOKENS = (UNKNOWN, END, PADDING)
@@ -127,6 +127,3 @@ def _vocabulary(content: bytes) -> dict[str, int]:
 
 def _is_language_code(token: str) -> bool:
     return token.startswith(">>") and token.endswith("<<")
-
-
-__all__ = ["MarianTokenizer"]

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Int
 
 from transformer_architectures.errors import DataError
-from transformer_architectures.processes import ignore_signals, may_have_children, without_main_module
 from transformer_architectures.tokenization.protocol import Tokenizer
+from transformer_architectures.utils.processes import ignore_signals, may_have_children, without_main_module
 
 ROWS_PER_CHUNK = 10_000
 
@@ -120,6 +120,3 @@ def _pair_tokens(chunk: list[TextPair], tokenizer: Tokenizer) -> list[TokenPair]
     )
     arrays = ([np.array(ids, dtype=np.int32) for ids in side] for side in sides)
     return [TokenPair(source, target) for source, target in zip(*arrays, strict=True)]
-
-
-__all__ = ["TextPair", "TokenPair", "tokenize_pairs", "tokenize_texts"]

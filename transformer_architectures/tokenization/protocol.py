@@ -48,6 +48,3 @@ class Tokenizer(Protocol):
     def digest(self) -> str:
         """A hash of everything that its token ids depend on."""
         ...
-
-
-__all__ = ["Tokenizer"]

@@ -148,8 +148,7 @@ class WordPieceTokenizer:
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
         """The texts of many rows of token ids."""
         rows = [[id for id in row if id not in self.special_ids] for row in batch]
-        texts: list[str] = self.tokenizer.decode_batch(rows, skip_special_tokens=False)
-        return texts
+        return self.tokenizer.decode_batch(rows, skip_special_tokens=False)
 
     # ---------------------------------------------------------------- files
     @property
@@ -200,10 +199,7 @@ class WordPieceTokenizer:
 
     # ---------------------------------------------------------------- parts of the above
     def _encode(self, inputs: list[Any], is_pretokenized: bool = False) -> list[Encoding]:
-        encodings: list[Encoding] = self.tokenizer.encode_batch(
-            inputs, is_pretokenized=is_pretokenized, add_special_tokens=False
-        )
-        return encodings
+        return self.tokenizer.encode_batch(inputs, is_pretokenized=is_pretokenized, add_special_tokens=False)
 
     def _join_at_masks(self, pieces: list[str], encoded: list[EncodedText]) -> EncodedText:
         starts = [0, *accumulate(len(piece) + len(MASK) for piece in pieces)]
@@ -227,6 +223,3 @@ def bert_normalizer(lowercase: bool, strip_accents: bool | None, split_chinese: 
     return normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=split_chinese, strip_accents=strip_accents, lowercase=lowercase
     )
-
-
-__all__ = ["EncodedText", "EncodedWords", "SPECIAL_TOKENS", "WordPieceTokenizer"]

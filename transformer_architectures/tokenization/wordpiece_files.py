@@ -148,6 +148,3 @@ def _read_text(path: Path) -> str:
         raise ModelFolderError(f"{path.name} cannot be read ({reason_of(error)})") from None
     except UnicodeDecodeError:
         raise ModelFolderError(f"{path.name} is no UTF-8 text") from None
-
-
-__all__ = ["WordPieceFiles", "read_files"]

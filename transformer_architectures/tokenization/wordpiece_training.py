@@ -82,6 +82,3 @@ def _repeated(counts: Counter[str]) -> Iterator[str]:
             number = min(count, MAX_REPETITIONS)
             yield f"{word} " * number
             count -= number
-
-
-__all__ = ["count_words", "learn_pieces"]

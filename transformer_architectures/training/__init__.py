@@ -1,0 +1,1 @@
+"""Training. Read `loop`, `step`, `optimization`, `precision`; trust `checkpointing`, `distributed`, `tracking`, `runs`."""

@@ -44,6 +44,3 @@ def uncompiled() -> Iterator[None]:
     """In this context compiled blocks run as they are written: decoding has another length at each token, and each would be compiled."""
     with torch.compiler.set_stance("force_eager"):
         yield
-
-
-__all__ = ["blocks_of", "checkpoint_activations", "compile_blocks", "uncompiled"]

@@ -1,4 +1,4 @@
-"""Histograms of parameters and gradients, as pictures among the run's artifacts.
+"""Histograms of parameters and gradients, as images among the run's artifacts.
 
 - All tensors of all steps share their bins: two for each power of two and sign, from 2^-32 to 2^8; smaller values share the
   middle one, larger ones the outermost. The bin of a float is its sign, its exponent and the first bit of its mantissa: one
@@ -21,15 +21,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from transformer_architectures.errors import TrackingError
-from transformer_architectures.training.distributed import Ranks
-from transformer_architectures.training.sharding import is_sharded, own_share
 
 BITS_SHIFT = 22  # what is left of a float32: sign, 8 bits of exponent, 1 of mantissa
 NUM_CODES = 2**10
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -32, 8
 BINS_PER_SIGN = 2 * (HIGHEST_EXPONENT - LOWEST_EXPONENT)
 NUM_BINS = 2 * BINS_PER_SIGN + 1
-MAX_WAITING = 16  # pictures not drawn yet
+MAX_WAITING = 16  # images not drawn yet
 
 logger = logging.getLogger(__name__)
 
@@ -73,20 +71,24 @@ class Histograms:
     gradients: Float[np.ndarray, "rows bins"]
 
 
-def count(model: nn.Module, step: int, ranks: Ranks = Ranks()) -> Histograms:
-    """Counts the values of all parameters and gradients; tied parameters are one row; names are those before compilation.
+def count(
+    model: nn.Module,
+    step: int,
+    local_shard: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    sum_over_ranks: Callable[[Tensor], Tensor] = lambda counts: counts,
+) -> Histograms:
+    """Counts the values of all parameters and gradients. Tied parameters are one row; names are those before compilation.
 
     Args:
-        ranks: where they hold a share each of the parameters, all count together.
+        local_shard: of a parameter or gradient, what this rank counts.
+        sum_over_ranks: adds up the counts of all ranks, where each counts a shard.
     """
     named = list(model.named_parameters())
     nothing = torch.zeros(NUM_CODES, dtype=torch.int64)
-    parameters = [histogram_codes(own_share(parameter)) for _, parameter in named]
-    gradients = [nothing if p.grad is None else histogram_codes(own_share(p.grad)) for _, p in named]
+    parameters = [histogram_codes(local_shard(parameter)) for _, parameter in named]
+    gradients = [nothing if p.grad is None else histogram_codes(local_shard(p.grad)) for _, p in named]
     codes = torch.stack([torch.stack(parameters), torch.stack(gradients)])
-    if is_sharded(model):
-        codes = ranks.sum_tensor(codes)
-    counts = codes.float() @ codes_to_bins()
+    counts = sum_over_ranks(codes).float() @ codes_to_bins()
     names = tuple(name.replace("_orig_mod.", "") for name, _ in named)
     return Histograms(step, names, counts[0].numpy(), counts[1].numpy())
 
@@ -124,7 +126,7 @@ class Drawing:
         self.background = self.canvas.copy_from_bbox(figure.bbox)
 
     def __call__(self, histograms: Histograms) -> bytes:
-        """The picture as PNG."""
+        """The image as PNG."""
         from PIL import Image
 
         self.canvas.restore_region(self.background)
@@ -140,7 +142,7 @@ class Drawing:
 
 
 @runtime_checkable
-class PictureLog(Protocol):
+class ImageLog(Protocol):
     """What a `GradientLogger` needs of a tracker."""
 
     at_close: list[Callable[[], None]]
@@ -151,10 +153,10 @@ class PictureLog(Protocol):
 class GradientLogger:
     """Logs the histograms of a model every ``interval`` steps to ``histograms/histograms_<step>.png``.
 
-    Call `async_log` after the step, while the gradients are there. Pictures that wait when the run is closed are drawn then.
+    Call `async_log` after the step, while the gradients are there. Images that wait when the run is closed are drawn then.
     """
 
-    def __init__(self, tracker: PictureLog, interval: int) -> None:
+    def __init__(self, tracker: ImageLog, interval: int) -> None:
         global active_logger
         self.tracker, self.interval = tracker, interval
         self.waiting: queue.SimpleQueue[Histograms | None] = queue.SimpleQueue()
@@ -210,6 +212,3 @@ def async_log(model: nn.Module, step: int) -> None:
     if current is None:
         raise TrackingError("no histograms can be logged: make a GradientLogger(tracker, interval) first")
     current.async_log(model, step)
-
-
-__all__ = ["GradientLogger", "async_log"]

@@ -1,4 +1,7 @@
-"""The training loop: one for every architecture. `Fit.run` reads top to bottom; what it leans on has a file of its own."""
+"""The training loop, the same for every architecture. `Trainer.run` reads from top to bottom.
+
+What depends on the number of processes, and on how they divide the model, is `Parallelism`'s business.
+"""
 
 import sys
 import time
@@ -9,43 +12,48 @@ from typing import Any
 
 from torch import nn
 
+from transformer_architectures.datasets.loading import iterate_with_timeout
 from transformer_architectures.errors import CheckpointError, DataError
-from transformer_architectures.loading import waited_for
 from transformer_architectures.training.blocks import checkpoint_activations, compile_blocks, uncompiled
-from transformer_architectures.training.checked_files import digest_path
-from transformer_architectures.training.checkpointing import (
+from transformer_architectures.training.checkpointing.checkpoints import (
     random_state,
-    restore,
+    remove_checkpoints,
     restoring,
     save_checkpoint,
     seed_generators,
     set_random_state,
 )
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.distributed import Ranks, SharedWork, SummedLoss, data_parallel
-from transformer_architectures.training.grad_logging import GradientLogger, count
+from transformer_architectures.training.distributed.parallelism import build_parallelism
+from transformer_architectures.training.distributed.ranks import DistributedMapBatches, Ranks, SummedLoss
+from transformer_architectures.training.grad_logging import GradientLogger
 from transformer_architectures.training.optimization import build_ema, build_optimizer, build_scheduler
 from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.progress import ProgressReport
-from transformer_architectures.training.run_folder import RunFolder, Start
-from transformer_architectures.training.sharded_checkpoints import is_of_shares, remove_lost_shares, save_shares
-from transformer_architectures.training.sharding import PlainCopies, fully_sharded
-from transformer_architectures.training.shared_out import shared_out
-from transformer_architectures.training.signals import Stopped, StopRequest
-from transformer_architectures.training.state import Interval, RunState, checkpoint_suffix
+from transformer_architectures.training.runs.run_folder import RunFolder, Start
+from transformer_architectures.training.runs.signals import Stopped, StopRequest
+from transformer_architectures.training.state import Interval, RunState
 from transformer_architectures.training.step import TrainingStep
 from transformer_architectures.training.task import Batch, DataModule, Task
-from transformer_architectures.training.tracking import Tracker
+from transformer_architectures.training.tracking.tracker import Tracker
+from transformer_architectures.utils.moved import renamed
 
 
-class Fit:
-    """One run of one task: model, optimizer and position, and how they move on.
+class Trainer:
+    """One run of one task: the model, the optimizer, the position in the data, and the steps that change them.
+
+    Nothing is written before `run`: a start that has to be refused is refused here.
 
     Args:
-        tracker: where metrics go and whose run the checkpoints belong to; None on all ranks but the first.
+        data: set up already.
         should_stop: whether a signal has asked the run to stop.
         start: the checkpoint to go on from, if there is one.
-        started: when this process began its work, by ``time.perf_counter``; now unless given.
+        started: when this process began its work, by ``time.perf_counter``; now if not given.
+
+    Raises:
+        ConfigError: task and config do not fit together.
+        CheckpointError: the checkpoint does not fit the model, or belongs to other data.
+        DataError: there is nothing to train on.
     """
 
     def __init__(
@@ -54,168 +62,166 @@ class Fit:
         data: DataModule,
         config: TrainingConfig,
         precision: Precision,
-        tracker: Tracker | None,
         should_stop: StopRequest,
         start: Start = Start(),
         ranks: Ranks = Ranks(),
         started: float | None = None,
     ) -> None:
         self.task, self.data, self.config, self.precision = task, data, config, precision
-        self.tracker, self.should_stop, self.ranks = tracker, should_stop, ranks
+        self.should_stop, self.ranks = should_stop, ranks
+        self.parallelism = build_parallelism(config, precision, ranks)
+        self.tracker: Tracker | None = None
         self.state = RunState()
+        # Earlier processes of this run count as if they had just ended.
+        self.started = time.perf_counter() if started is None else started
+
+        # ------------------------------------------------------------ model
         seed_generators(config.seed)
         self.model = task.build_model()
-        seed_generators(config.seed + ranks.rank)  # each rank drops other units
-        # Copies come first, also the average: in that of a compiled block the forward pass would still be the original's.
-        self.copies = PlainCopies(self.model) if config.sharding == "fsdp" else None
-        if self.copies is None:  # shares are moved one by one: the whole may be too much for the device
-            self.model.to(precision.device)
+        seed_generators(config.seed + ranks.rank)  # each rank draws its own dropout masks
+        # Copies are made first, the moving average too: a copy of a compiled block would still call the original's forward.
+        self.parallelism.place(self.model)
         self.ema = build_ema(self.model, config)
         if config.compile:
             compile_blocks(self.model)
         if config.activation_checkpointing:
             checkpoint_activations(self.model)
-        summed_loss = SummedLoss(self.model, task.loss)
-        if self.copies is None:
-            parallel = data_parallel(summed_loss, ranks)
-        else:
-            parallel = fully_sharded(summed_loss, precision, config.cpu_offload, self.ema)
+        summed_loss = self.parallelism.wrap(SummedLoss(self.model, task.loss), self.ema)
+
+        # ------------------------------------------------------------ optimizer
         self.optimizer = build_optimizer(self.model, config, partial(task.learning_rate_scale, self.model))
         self.scheduler = build_scheduler(self.optimizer, config)
         self.step = TrainingStep(
             model=self.model,
-            summed_loss=parallel,
+            summed_loss=summed_loss,
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             precision=precision,
             clip_norm=config.clip_norm,
             ema=self.ema,
-            ranks=ranks,
+            parallelism=self.parallelism,
         )
-        # Earlier processes of this run count as if they had just ended.
-        self.started = time.perf_counter() if started is None else started
+
+        # ------------------------------------------------------------ checkpoint
         if start.checkpoint is not None:
             with restoring(str(start.path)):
                 self.load(start.checkpoint, str(start.path))
+        if data.batches_per_epoch(self.state.epoch) == 0:
+            raise DataError("there is no batch to train on: too few rows for this number of processes")
 
     # ---------------------------------------------------------------- the loop
-    def run(self) -> None:
-        """Trains to the end that the config sets. Raises `Stopped`, after a checkpoint, when a signal asks for it."""
-        config, state = self.config, self.state
-        histograms = None
-        if self.tracker is not None and config.histogram_interval is not None:
-            histograms = GradientLogger(self.tracker, config.histogram_interval)
+    def run(self, tracker: Tracker | None = None) -> None:
+        """Trains to the end that the config sets.
+
+        Args:
+            tracker: where metrics go, and whose run the checkpoints belong to; None on all ranks but the first.
+
+        Raises:
+            Stopped: a signal has asked for it; a checkpoint has been written.
+            NonFiniteError: loss or gradient became NaN or infinite.
+        """
+        config, state, self.tracker, histograms = self.config, self.state, tracker, None
+        if tracker is not None and config.histogram_interval is not None:
+            histograms = GradientLogger(tracker, config.histogram_interval)
         with ProgressReport(self.total_steps(), state.global_step, enabled=self.ranks.is_main) as progress:
-            if self.data.batches_per_epoch(state.epoch) == 0:
-                raise DataError("there is no batch to train on: too few rows for this number of processes")
-            self.settle(progress)  # a run that was stopped while it scored has that still to do
+            self.validate_and_save_if_due(progress)  # a run that was stopped during validation still has to do it
             started = time.perf_counter()
             while not state.is_done(config):
-                for micro_batches, waited in self.groups(state.epoch, state.batch_in_epoch):
+                for micro_batches, waited in self.step_batches(state.epoch, state.batch_in_epoch):
+                    # ------------------------------------------------ step
                     report = self.step(micro_batches)
+                    # ------------------------------------------------ counters
                     now = time.perf_counter()
                     batches_per_epoch = self.data.batches_per_epoch(state.epoch)
                     state.count(report, len(micro_batches), batches_per_epoch, now - started, waited)
                     state.seconds, started = now - self.started, now
-
+                    # ------------------------------------------------ logs
                     progress.advance(state.global_step)
-                    self.log_histograms(histograms)
+                    if config.histogram_interval is not None and state.global_step % config.histogram_interval == 0:
+                        self.parallelism.log_histograms(histograms, self.model, state.global_step)
                     if state.global_step % config.log_interval == 0:
                         self.log(progress)
-                    self.stop_if_asked()
-                    if self.settle(progress):
+                    # ------------------------------------------------ signals, validation, checkpoint
+                    self.save_and_stop_if_asked()
+                    if self.validate_and_save_if_due(progress):
                         started = time.perf_counter()
                     if state.is_done(config):
                         break
-            if state.interval.steps:  # what the last line has left
+            if state.interval.steps:  # the steps since the last log line
                 self.log(progress)
 
     def total_steps(self) -> int | None:
-        """Steps that the limits allow; epochs differ a little in length, so with `max_epochs` it is an estimate."""
+        """Steps that the limits allow. With `max_epochs` it is an estimate: epochs differ a little in length."""
         if self.config.max_epochs is None:
             return self.config.max_steps
         steps_per_epoch = -(-self.data.batches_per_epoch(0) // self.config.accumulation_steps)
         return min(self.config.max_epochs * steps_per_epoch, self.config.max_steps or sys.maxsize)
 
-    def groups(self, epoch: int, start_batch: int) -> Iterator[tuple[list[Batch], float]]:
-        """The micro-batches of each optimizer step, and the seconds until they were there; the last group of an epoch may be
+    def step_batches(self, epoch: int, start_batch: int) -> Iterator[tuple[list[Batch], float]]:
+        """The micro-batches of each optimizer step, and the seconds spent waiting for them. The last group of an epoch may be
         smaller."""
         asked = time.perf_counter()
         loader = self.data.train_dataloader(epoch=epoch, start_batch=start_batch)
-        batches = waited_for(loader, self.config.hang_timeout)
+        batches = iterate_with_timeout(loader, self.config.hang_timeout)
         while group := list(islice(batches, self.config.accumulation_steps)):
             yield group, time.perf_counter() - asked
             asked = time.perf_counter()
 
-    def settle(self, progress: ProgressReport) -> bool:
-        """Scores and saves where this step asks for it and it has not been done; whether there was anything to do."""
+    def validate_and_save_if_due(self, progress: ProgressReport) -> bool:
+        """Validates and writes a checkpoint where this step calls for it and it is not done yet; whether anything was due."""
         is_validation_due = self.state.is_validation_due(self.config)
         if is_validation_due:
             self.validate(progress)
-        filename = self.state.due_checkpoint(self.config)
-        if filename is not None:
+        name = self.state.due_checkpoint(self.config)
+        if name is not None:
+            filename = f"{name}{self.parallelism.checkpoint_suffix}"
             self.state.note_checkpoint(filename, self.config.keep_checkpoints)
             self.save(filename)
             self.prune()
-        return is_validation_due or filename is not None
+        return is_validation_due or name is not None
 
-    def stop_if_asked(self) -> None:
-        """Leaves a checkpoint and raises `Stopped` if any rank got a signal."""
+    # ---------------------------------------------------------------- stopping
+    def save_and_stop_if_asked(self) -> None:
+        """Writes a checkpoint and raises `Stopped` if any rank has received a signal."""
         if self.ranks.any(self.should_stop()):
-            self.save(f"step_{self.state.global_step}{checkpoint_suffix(self.config)}")
+            self.save(f"step_{self.state.global_step}{self.parallelism.checkpoint_suffix}")
             raise self.stopped()
 
-    def leave_if_asked(self) -> None:
-        """For the end of a run, whose last checkpoint is written already."""
+    def stop_if_asked(self) -> None:
+        """Raises `Stopped` if any rank has received a signal: for the end of a run, whose last checkpoint is written already."""
         if self.ranks.any(self.should_stop()):
             raise self.stopped()
 
     def stopped(self) -> Stopped:
-        """What every rank raises when some have got a signal."""
+        """What every rank raises when any of them has received a signal."""
         return Stopped(max(self.ranks.gather(self.should_stop.exit_code)))
-
-    def plain(self, model: nn.Module) -> nn.Module:
-        """The model as one process would have it: itself, or a copy where ranks share its weights; all ranks ask together."""
-        return model if self.copies is None else self.copies.of(model, self.precision.device)
 
     # ---------------------------------------------------------------- watching
     def log(self, progress: ProgressReport) -> None:
-        """Shows and tracks the means over the steps since the last time."""
+        """Shows and tracks the means over the steps since the last call."""
         metrics = self.state.interval.metrics(float(self.scheduler.get_last_lr()[0]), self.task.unit)
         self.state.interval = Interval()
         progress.show(self.state.epoch, self.state.global_step, metrics)
         if self.tracker is not None:
             self.tracker.log_metrics(metrics, self.state.global_step)
 
-    def log_histograms(self, logger: GradientLogger | None) -> None:
-        """At their interval. Where ranks share the weights, all of them count, and the first one draws."""
-        step, interval = self.state.global_step, self.config.histogram_interval
-        if interval is None or step % interval:
-            return
-        if self.copies is not None:
-            counted = count(self.model, step, self.ranks)
-            if logger is not None:
-                logger.draw(lambda: counted)
-        elif logger is not None:
-            logger.async_log(self.model, step)
-
     def validate(self, progress: ProgressReport) -> None:
-        """Scores the weights that would be exported (the moving average where there is one); keeps them if they are the best."""
-        scored = self.plain(self.model if self.ema is None else self.ema.module)
+        """Scores the weights that would be exported (the moving average where there is one), and saves them if they are the best."""
+        scored = self.parallelism.full_model(self.model if self.ema is None else self.ema.module)
         random_before = random_state()
 
         def stop_if_asked() -> None:
             if self.ranks.any(self.should_stop()):
-                set_random_state(random_before)  # the run that goes on scores once more
-                self.stop_if_asked()
+                set_random_state(random_before)  # the resumed run validates again
+                self.save_and_stop_if_asked()
 
         scored.eval()
-        work = SharedWork(self.ranks, stop_if_asked, self.config.hang_timeout)
+        work = DistributedMapBatches(self.ranks, stop_if_asked, self.config.hang_timeout)
         with uncompiled():
             scores = self.ranks.agree(self.task.validate(scored, work))
             samples = self.task.samples(scored, "validation") if self.ranks.is_main else []
-        set_random_state(random_before)  # a run that was killed between validation and checkpoint scores once more
-        is_best = self.state.note_scores(scores)
+        set_random_state(random_before)  # a run that was killed between validation and checkpoint validates again
+        is_best = self.state.note_scores(scores, self.task.metrics[0])
         if is_best:
             self.save_best(scored)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
@@ -225,24 +231,21 @@ class Fit:
             self.tracker.log_metrics(metrics, self.state.global_step)
             self.tracker.log_table(samples, f"samples/step_{self.state.global_step}.json")
 
-    # ---------------------------------------------------------------- keeping
+    # ---------------------------------------------------------------- checkpoints
     def save(self, filename: str) -> None:
-        """Writes a checkpoint with everything that `load` needs for the run to go on as if it had not stopped."""
-        extra = self.extra()
-        if self.copies is not None:
-            save_shares(self.model, self.optimizer, self.scheduler, self.ema, self.ranks, extra, **self.place(filename))
-        elif self.ranks.is_main:
-            extra["ema"] = None if self.ema is None else self.ema.state_dict()
-            save_checkpoint(self.model, self.optimizer, self.scheduler, extra_state=extra, **self.place(filename))
+        """Writes a checkpoint with everything that `load` needs to go on as if the run had not stopped."""
+        self.parallelism.save(
+            self.model, self.optimizer, self.scheduler, self.ema, self.extra_state(), self.place(filename)
+        )
 
     def save_best(self, scored: nn.Module) -> None:
-        """Writes the weights that have scored best so far, of which the run makes its model folder."""
-        extra = self.extra()
+        """Writes the weights with the best validation score so far; the model folder is made from them."""
+        extra = self.extra_state()
         if self.ranks.is_main:
             save_checkpoint(scored, None, None, extra_state=extra, **self.place(self.state.best_filename))
 
-    def extra(self) -> dict[str, Any]:
-        """Where the run stands, beside model, optimizer and schedule."""
+    def extra_state(self) -> dict[str, Any]:
+        """The state of the run beside model, optimizer and schedule."""
         return {
             "state": self.state.as_dict(),
             "data": self.data.digest,
@@ -250,7 +253,7 @@ class Fit:
         }
 
     def place(self, filename: str) -> dict[str, Any]:
-        """Where a checkpoint belongs."""
+        """Where a checkpoint goes, as keyword arguments of `save_checkpoint`."""
         return {
             "epoch": self.state.epoch,
             "global_step": self.state.global_step,
@@ -260,31 +263,28 @@ class Fit:
         }
 
     def prune(self) -> None:
-        """Removes all checkpoints but the last ones that were due, and the best of each; also those that a signal asked for."""
-        if self.tracker is None:
-            return
-        kept, folder = self.state.files_to_keep(), RunFolder(self.tracker.run_folder)
-        for path in [*folder.checkpoints(), *folder.best_weights()]:
-            if path.name not in kept:
-                path.unlink()
-                digest_path(path).unlink(missing_ok=True)
-        remove_lost_shares(folder.path)
+        """Removes all checkpoints but the last scheduled ones and the best weights of each, also those written on a signal."""
+        if self.tracker is not None:
+            folder, kept = RunFolder(self.tracker.run_folder), self.state.files_to_keep()
+            saved = [*folder.checkpoints(), *folder.best_weights()]
+            remove_checkpoints(folder.path, [path for path in saved if path.name not in kept])
 
     def load(self, checkpoint: dict[str, Any], origin: str) -> None:
-        """Restores everything; the random state last, as building and restoring may draw from it."""
+        """Restores everything. The random state comes last, because building and restoring may draw from it."""
         extra = checkpoint["extra"]
         if extra["data"] != self.data.digest:
             raise CheckpointError(
                 f"{origin}: was trained on other data (files have changed, or others are read): no exact way to go on; "
                 "start a new run, from its model folder by Model.pretrained if need be"
             )
-        if self.copies is not None and not is_of_shares(checkpoint):
-            checkpoint = shared_out(checkpoint, self.copies, self.model, self.optimizer, self.ema)
-        restore(checkpoint, origin, self.model, self.optimizer, self.scheduler, self.ema)
+        self.parallelism.load(checkpoint, origin, self.model, self.optimizer, self.scheduler, self.ema)
         self.state = RunState.from_dict(extra["state"])
         self.started -= self.state.seconds
         random_states = extra["random_states"]
         if len(random_states) == self.ranks.world_size:
             set_random_state(random_states[self.ranks.rank])
-        else:  # with another number of ranks there is no exact way to go on; but nothing is drawn a second time
+        else:  # with another number of ranks no exact continuation exists, but no random number is drawn a second time
             seed_generators(self.config.seed + 1_000_003 * self.state.global_step + self.ranks.rank)
+
+
+__getattr__ = renamed(__name__, {"Fit": "Trainer"})

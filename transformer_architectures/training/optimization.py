@@ -10,8 +10,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from transformer_architectures.positions import GridPositions, LearnedPositions
 from transformer_architectures.training.config import TrainingConfig
+from transformer_architectures.utils.initialization import decayed_parameters
 
 
 def build_optimizer(
@@ -43,20 +43,6 @@ def build_optimizer(
         eps=config.adam_eps,
         fused=True,
     )
-
-
-def decayed_parameters(model: nn.Module) -> set[str]:
-    """Names of the weights that multiply what they are given, or look it up (tokens), tied ones under their first name.
-
-    Not decayed is what is only added: biases, norms, tables of positions, tokens that are learned (class token, registers).
-    """
-    return {
-        f"{prefix}.{name}".removeprefix(".")
-        for prefix, module in model.named_modules()
-        if not isinstance(module, (LearnedPositions, GridPositions))
-        for name, parameter in module.named_parameters(recurse=False)
-        if name == "weight" and parameter.dim() >= 2
-    }
 
 
 def schedule_factor(config: TrainingConfig) -> Callable[[int], float]:

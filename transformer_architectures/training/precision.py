@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from transformer_architectures.errors import ConfigError
-from transformer_architectures.memory import keep_freed_memory
+from transformer_architectures.utils.memory import keep_freed_memory
 
 PrecisionName = Literal["fp32", "bf16", "auto"]
 

@@ -71,6 +71,3 @@ def _format(name: str, value: float) -> str:
     if name.endswith("per_second"):
         return f"{value:,.0f}"
     return f"{value:.1%}" if name.endswith("share") else f"{value:.4g}"
-
-
-__all__ = ["ProgressReport"]

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from transformer_architectures.metrics.metric import Metric
 from transformer_architectures.training.config import TrainingConfig
-from transformer_architectures.training.sharded_checkpoints import INDEX
 from transformer_architectures.training.step import StepReport
 from transformer_architectures.training.task import Scores
 
@@ -46,11 +46,6 @@ class Interval:
             "train/padding_share": 1 - self.num_tokens / self.num_positions,
             "train/data_wait_share": self.waiting_seconds / self.seconds,
         }
-
-
-def checkpoint_suffix(config: TrainingConfig) -> str:
-    """How the name of a checkpoint ends: one file, or an index of shares."""
-    return INDEX if config.sharding == "fsdp" else ".pt"
 
 
 def weights_filename(step: int) -> str:
@@ -146,28 +141,29 @@ class RunState:
         return is_time or self.is_done(config)
 
     def due_checkpoint(self, config: TrainingConfig) -> str | None:
-        """Name of the checkpoint that this step asks for and that is not there yet."""
-        name, suffix = None, checkpoint_suffix(config)
+        """Name, without its suffix, of the checkpoint that this step calls for and that has not been written yet."""
+        name = None
         if self.global_step == 0:
             return None
         if self.batch_in_epoch == 0:
-            name = f"epoch_{self.epoch}{suffix}"
+            name = f"epoch_{self.epoch}"
         elif self.is_done(config) or (
             config.checkpoint_interval and self.global_step % config.checkpoint_interval == 0
         ):
-            name = f"step_{self.global_step}{suffix}"
-        # The one of this step may have another form: ranks did not share the model then, or do not any more.
-        return None if name is None or Path(name).stem in {Path(other).stem for other in self.scheduled} else name
+            name = f"step_{self.global_step}"
+        # Without suffixes: a run may be resumed with or without sharding, and then writes checkpoints of the other form.
+        return None if name in {Path(filename).stem for filename in self.scheduled} else name
 
-    def note_scores(self, scores: Scores) -> bool:
+    def note_scores(self, scores: Scores, main: Metric) -> bool:
         """Takes a validation's main score into account; True if it is the best so far."""
-        score = next(iter(scores.values()))
-        if math.isnan(score):
-            score = -math.inf  # nothing is greater than NaN, so it would stay the best for ever
+        score = scores[main.name]
         self.validated_step = self.global_step
-        is_best = self.best_score is None or score > self.best_score
+        is_best = self.best_score is None or main.is_better(score, self.best_score)
         if is_best:
-            self.best_score, self.best_step, self.validations_since_best = score, self.global_step, 0
+            worst = -math.inf if main.better == "higher" else math.inf
+            # Nothing is better than NaN, so it would stay the best for ever.
+            self.best_score = worst if math.isnan(score) else score
+            self.best_step, self.validations_since_best = self.global_step, 0
         else:
             self.validations_since_best += 1
         return is_best
@@ -179,6 +175,3 @@ class RunState:
             or (config.max_epochs is not None and self.epoch >= config.max_epochs)
             or (config.patience is not None and self.validations_since_best >= config.patience)
         )
-
-
-__all__ = ["Interval", "RunState", "checkpoint_suffix"]

@@ -1,27 +1,26 @@
-"""One optimizer step: the same mathematics for one large batch, for micro-batches and for several ranks."""
+"""One optimizer step: the same computation for one large batch, for micro-batches and for several ranks."""
 
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from transformer_architectures.errors import NonFiniteError
-from transformer_architectures.training.distributed import Ranks, without_sum
+from transformer_architectures.training.distributed.parallelism import Parallelism
 from transformer_architectures.training.optimization import gradients
 from transformer_architectures.training.precision import Precision
-from transformer_architectures.training.sharding import whole
 from transformer_architectures.training.task import Batch
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step saw, over all micro-batches and ranks.
+    """Figures of one step, over all micro-batches and ranks.
 
     Attributes:
         loss: per label, in nats.
@@ -38,14 +37,14 @@ class StepReport:
 
 @dataclass
 class TrainingStep:
-    """Forward, backward, guard, clip, update.
+    """Forward, backward, check, clip, update.
 
     The loss is normalised globally: summed over labels, divided by the number of labels of all micro-batches and ranks. So k
-    accumulated micro-batches, or k ranks, take the very step of one large batch. A loss or gradient that is not finite never
+    accumulated micro-batches, or k ranks, take exactly the step of one large batch. A loss or gradient that is not finite never
     reaches the weights.
 
     Attributes:
-        summed_loss: a `SummedLoss` of the model, parallel where there are several ranks.
+        summed_loss: a `SummedLoss` of the model, as ``parallelism`` has wrapped it.
     """
 
     model: nn.Module
@@ -55,33 +54,44 @@ class TrainingStep:
     precision: Precision
     clip_norm: float | None = None
     ema: AveragedModel | None = None
-    ranks: Ranks = Ranks()
+    parallelism: Parallelism = field(default_factory=Parallelism)
 
     def __call__(self, micro_batches: Sequence[Batch]) -> StepReport:
-        sizes = [(batch.num_labels, batch.num_tokens, batch.num_positions) for batch in micro_batches]
-        num_labels, num_tokens, num_positions = self.ranks.sum(*map(sum, zip(*sizes, strict=True)))
+        """Takes one step.
 
+        Raises:
+            NonFiniteError: the loss or the gradient norm is NaN or infinite; the weights are unchanged.
+        """
+        parallelism, ranks = self.parallelism, self.parallelism.ranks
+        # ---------------------------------------------------------------- sizes over all ranks
+        sizes = [(batch.num_labels, batch.num_tokens, batch.num_positions) for batch in micro_batches]
+        num_labels, num_tokens, num_positions = ranks.sum(*map(sum, zip(*sizes, strict=True)))
+
+        # ---------------------------------------------------------------- forward and backward
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         local_loss = 0.0
         for number, batch in enumerate(micro_batches, start=1):
-            with without_sum(self.summed_loss) if number < len(micro_batches) else nullcontext():
+            with parallelism.without_sum(self.summed_loss) if number < len(micro_batches) else nullcontext():
                 with self.precision.autocast():
                     loss = self.summed_loss(batch.to(self.precision.device))
-                loss = loss * (batch.num_labels > 0) / num_labels  # a spare batch counts for nothing
+                loss = loss * (batch.num_labels > 0) / num_labels  # a dummy batch contributes zero
                 loss.backward()
             local_loss += float(loss.detach())
 
+        # ---------------------------------------------------------------- check
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        (mean_loss,) = self.ranks.sum(local_loss)
-        norm = whole(get_total_norm(gradients(parameters)))
+        (mean_loss,) = ranks.sum(local_loss)
+        norm = parallelism.total_norm(gradients(parameters))
         grad_norm = float(norm)
         if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
-            rows = self.ranks.gather([index for batch in micro_batches for index in batch.indices])
+            rows = ranks.gather([index for batch in micro_batches for index in batch.indices])
             raise NonFiniteError(
                 f"loss {mean_loss}, gradient norm {grad_norm}: the weights were left as they were. "
                 f"Rows of the batch: {[index for of_rank in rows for index in of_rank]}"
             )
+
+        # ---------------------------------------------------------------- clip and update
         if self.clip_norm is not None:
             clip_grads_with_norm_(parameters, self.clip_norm, norm)
         self.optimizer.step()
@@ -89,6 +99,3 @@ class TrainingStep:
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         return StepReport(mean_loss, grad_norm, int(num_labels), int(num_tokens), int(num_positions))
-
-
-__all__ = ["StepReport", "TrainingStep"]

@@ -1,5 +1,6 @@
-"""What the loop needs to know of a task, of its batches and of its data: protocols, so that it knows no architecture."""
+"""What the loop asks of a task, of its batches and of its data: it knows no architecture."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -7,9 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from transformer_architectures.batch_work import BatchWork
+from transformer_architectures.metrics.metric import Metric
+from transformer_architectures.utils.map_batches import MapBatches
 
-Scores = dict[str, float]  # the first key is the main score; higher is better
+Scores = dict[str, float]  # by name, in the order of the task's metrics: the first one is the main score
 Artifact = bytes | list[dict[str, Any]]  # a PNG file's content, or rows of a table
 
 
@@ -34,7 +36,7 @@ class Batch(Protocol):
 
     @property
     def indices(self) -> tuple[int, ...]:
-        """Which rows of the training data these are."""
+        """Indices of the examples in the training data."""
         ...
 
     def to(self, device: torch.device) -> "Batch":
@@ -51,7 +53,7 @@ class DataModule(Protocol):
         ...
 
     def row_counts(self) -> Mapping[str, int]:
-        """Rows of each part, and of each reason for which training rows were rejected (``rejected: <reason>``)."""
+        """Examples of each split, and of each reason for which training examples were rejected (``rejected: <reason>``)."""
         ...
 
     @property
@@ -60,7 +62,7 @@ class DataModule(Protocol):
         ...
 
     def train_dataloader(self, epoch: int = 0, start_batch: int = 0) -> Iterable[Any]:
-        """This rank's share of each micro-batch of one epoch, from a position on."""
+        """This rank's slice of each micro-batch of one epoch, from a position on."""
         ...
 
     def batches_per_epoch(self, epoch: int) -> int:
@@ -68,56 +70,60 @@ class DataModule(Protocol):
         ...
 
 
-@runtime_checkable
-class Task(Protocol):
-    """What is special to one architecture and its problem."""
+class Task(ABC):
+    """A task: model, loss and scores. A subclass overrides the defaults that do not suit it.
 
-    name: str  # as in `results.json` and the model folder: "translation"
-    architecture: str  # names the checkpoint folder: "vanilla"
-    unit: str  # what throughput counts: "tokens" or "images"
+    Attributes:
+        name: as in `results.json` and in the model folder, for example "translation".
+        unit: what throughput counts: "tokens" or "images".
+        architecture: names the folder of the task's runs, for example "vanilla".
+    """
 
+    name: str
+    unit: str
+    architecture: str
+
+    @abstractmethod
     def build_model(self) -> nn.Module:
         """A model on the CPU, its weights drawn from torch's generator or read from `Model.pretrained`."""
-        ...
 
-    def learning_rate_scale(self, model: Any, parameter: str) -> float:
-        """What the learning rate is multiplied by for the parameter of that name; 1 is usual."""
-        ...
-
+    @abstractmethod
     def loss(self, model: Any, batch: Any) -> Tensor:
         """Summed loss over the labels of one micro-batch."""
-        ...
 
-    def validate(self, model: Any, work: BatchWork) -> Scores:
-        """Scores on the validation part while training: may be cheaper than `evaluate`.
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """What is scored, the main metric first."""
 
-        ``work`` computes the batches: it shares them out among the ranks, and raises when the run is to end.
+    @abstractmethod
+    def evaluate(self, model: Any, split: str, map_batches: MapBatches) -> Scores:
+        """Scores on "validation" or "test" by the path that `predict` takes; empty if there is no such split.
+
+        Args:
+            map_batches: computes something for each batch: it divides the batches among the ranks, and raises when the run is to end.
         """
-        ...
 
-    def evaluate(self, model: Any, part: str, work: BatchWork) -> Scores:
-        """Scores on "validation" or "test" by the path that `predict` takes; empty where there is no such part."""
-        ...
+    @abstractmethod
+    def baseline(self, split: str) -> Scores:
+        """What a trivial method scores on the same split, on every metric."""
 
-    def baseline(self, part: str) -> Scores:
-        """What a trivial method scores on the same part, on every key."""
-        ...
-
-    def signatures(self) -> dict[str, str]:
-        """How each score is computed, so that others can repeat it."""
-        ...
-
-    def samples(self, model: Any, part: str) -> list[dict[str, str]]:
-        """A few inputs of "validation" or "test" with what the model makes of them, as rows of a table."""
-        ...
-
-    def artifacts(self, model: Any, part: str) -> Mapping[str, Artifact]:
-        """What else shows how the finished model does on "validation" or "test": pictures (`.png`) and tables (`.json`), by file name."""
-        ...
-
+    @abstractmethod
     def export(self, model: Any, folder: Path, results: Mapping[str, Any]) -> None:
         """Writes the self-contained model folder."""
-        ...
 
+    def validate(self, model: Any, map_batches: MapBatches) -> Scores:
+        """Scores on the validation split during training: may be cheaper than `evaluate`."""
+        return self.evaluate(model, "validation", map_batches)
 
-__all__ = ["Artifact", "Batch", "DataModule", "Scores", "Task"]
+    def learning_rate_scale(self, model: Any, parameter: str) -> float:
+        """Factor on the learning rate of the parameter of that name."""
+        return 1.0
+
+    def samples(self, model: Any, split: str) -> list[dict[str, str]]:
+        """A few inputs of a split with the model's outputs, as rows of a table."""
+        return []
+
+    def artifacts(self, model: Any, split: str) -> Mapping[str, Artifact]:
+        """What else shows how the finished model does on a split: images (`.png`) and tables (`.json`), by file name."""
+        return {}

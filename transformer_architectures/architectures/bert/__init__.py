@@ -1,22 +1,22 @@
 """The bidirectional encoder that is pre-trained on masked text, and classification of texts and of tokens by it."""
 
-from transformer_architectures.architectures.bert.config import BertModelConfig
 from transformer_architectures.architectures.bert.data import (
+    BertDataConfig,
     LabeledBatch,
     TransformerDataCollator,
     TransformerDataModule,
     TransformerDataset,
 )
-from transformer_architectures.architectures.bert.data_config import BertDataConfig
-from transformer_architectures.architectures.bert.mask_filler import MaskFiller
-from transformer_architectures.architectures.bert.tagger import Tagger
-from transformer_architectures.architectures.bert.text_classifier import TextClassifier
 from transformer_architectures.architectures.bert.transformer import (
     Bert,
     BertForMaskedLM,
     BertForSeqClassification,
     BertForTokenClassification,
+    BertModelConfig,
 )
+from transformer_architectures.tasks.masked_language_model import MaskFiller
+from transformer_architectures.tasks.text_classification import TextClassifier
+from transformer_architectures.tasks.token_classification import Tagger
 
 __all__ = [
     "Bert",

@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 
-from transformer_architectures.architectures.bert.config import BertModelConfig
-from transformer_architectures.architectures.bert.data_config import BertDataConfig, Kind
-from transformer_architectures.architectures.bert.training import TASKS, BertTrainingConfig, open_config
-from transformer_architectures.attention.packed_heads import rounded_length
+from transformer_architectures.architectures.bert.data import BertDataConfig
+from transformer_architectures.architectures.bert.training import BERT
+from transformer_architectures.architectures.bert.transformer import BertModelConfig
+from transformer_architectures.architectures.train import open_config
+from transformer_architectures.attention.packed import rounded_length
+from transformer_architectures.datasets.text.data_config import Kind
 from transformer_architectures.errors import UsageError
-from transformer_architectures.linear import count_product_weights
+from transformer_architectures.kernels.linear import count_product_weights
 from transformer_architectures.planning.block_costs import (
     FP32,
     Bytes,
@@ -27,6 +29,7 @@ from transformer_architectures.planning.losses import (
     linear_cross_entropy_bytes,
 )
 from transformer_architectures.planning.workload import Part, Workload, fill_budget
+from transformer_architectures.tasks.text_task import TextTrainingConfig
 
 INDEX = 8  # bytes of a token id, and of its position
 USUAL_CLASSES = 2  # where neither config nor command line say how many there are
@@ -48,8 +51,7 @@ class TextWorkload(Workload):
     @property
     def config(self) -> BertModelConfig:
         """Of the model."""
-        found: BertModelConfig = self._model.config
-        return found
+        return self._model.config
 
     @property
     def _model(self) -> Any:
@@ -82,8 +84,7 @@ class TextWorkload(Workload):
     def estimate_flops(self) -> int:
         """Of a window."""
         arguments = (self.length, self.num_labels) if self.kind == "documents" else (self.length,)
-        flops: int = self._model.estimate_flops(*arguments)
-        return flops
+        return self._model.estimate_flops(*arguments)
 
     def loss_bytes(self, num_rows: int) -> Bytes:
         """Of masked tokens, or of classes."""
@@ -125,9 +126,10 @@ def workload(path: str, overrides: list[str], length: int | None, num_labels: in
         ConfigError: the config is wrong.
         UsageError: a number of classes is given for pre-training.
     """
-    sections, pretrained = open_config(path, overrides)
+    opened = open_config(BERT, path, overrides)
+    sections, pretrained = opened.sections, opened.pretrained
     config = sections.of(BertModelConfig) if pretrained is None else pretrained.model_config
-    data, training = sections.of(BertDataConfig), sections.of(BertTrainingConfig)
+    data, training = sections.of(BertDataConfig), sections.of(TextTrainingConfig)
     kind = data.train.kind
     if kind == "documents" and num_labels is not None:
         raise UsageError("--num-labels does not belong to pre-training: its classes are Model.vocab_size")
@@ -141,11 +143,8 @@ def workload(path: str, overrides: list[str], length: int | None, num_labels: in
     if classes and num_labels is None:
         assumptions.append(f"there are {classes} classes (--num-labels): the data say how many")
     with torch.device("meta"):
-        model = TASKS[kind].model_class(config.model_copy(update={"num_labels": classes}))
+        model = BERT.models[opened.task](config.model_copy(update={"num_labels": classes}))
     shapes = {"tokens of a window": tokens, "labels of a window": labels}
     if classes:
         shapes["classes"] = classes
     return TextWorkload(model, training, num_rows, "windows", shapes, assumptions, kind, tokens, labels)
-
-
-__all__ = ["TextWorkload", "workload"]

@@ -1,12 +1,15 @@
 """From the hidden states of a sequence to one vector."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from transformer_architectures.architectures.bert.config import Pooling
 from transformer_architectures.errors import UsageError
 from transformer_architectures.masking import AttentionMask, AttentionMaskLike
+
+Pooling = Literal["cls", "mean", "max"]
 
 
 def pool(
@@ -48,6 +51,3 @@ def _pool_real(
             return largest * is_real.any(dim=1)
         case _:
             raise UsageError(f"pooling: {pooling}: nobody has said how")
-
-
-__all__ = ["pool"]

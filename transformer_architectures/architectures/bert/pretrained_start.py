@@ -9,17 +9,17 @@ from typing import TypeVar
 from pydantic import ValidationError
 from torch import Tensor
 
-from transformer_architectures.architectures.bert.config import BertModelConfig
+from transformer_architectures.architectures.bert.published import is_bert_folder, read_bert_folder
 from transformer_architectures.architectures.bert.transformer import (
     BertForMaskedLM,
     BertForSeqClassification,
     BertForTokenClassification,
+    BertModelConfig,
 )
 from transformer_architectures.errors import ConfigError, ModelFolderError
-from transformer_architectures.model_folder import MANIFEST, ModelFolder, open_model_folder, run_folder_hint
-from transformer_architectures.pretrained.bert import is_bert_folder, read_bert_folder
 from transformer_architectures.pretrained.loading import load_weights, part_of
 from transformer_architectures.pretrained.merged_config import merged_config
+from transformer_architectures.pretrained.model_folder import MANIFEST, ModelFolder, open_model_folder, run_folder_hint
 from transformer_architectures.tokenization import WordPieceTokenizer, load_tokenizer
 
 # What fine-tuning may choose anew; all else belongs to the weights. The number of labels is that of the data.
@@ -112,6 +112,3 @@ def _from_our_folder(config: BertModelConfig, folder: ModelFolder) -> Pretrained
 def _say(origin: str, what: str, parts: set[str]) -> None:
     if parts:
         print(f"{origin}: {what}: {', '.join(sorted(parts))}", file=sys.stderr)
-
-
-__all__ = ["FREE", "PretrainedStart", "read_pretrained"]

@@ -9,24 +9,70 @@
 * Dropout behind the embeddings, on every residual branch and before classifiers.
 """
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int
+from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transformer_architectures.architectures.bert.config import BertModelConfig
-from transformer_architectures.architectures.bert.pooling import pool
-from transformer_architectures.dropout import Dropout
+from transformer_architectures.architectures.bert.pooling import Pooling, pool
+from transformer_architectures.architectures.model_config import TransformerModelConfig
 from transformer_architectures.embedding import TokenEmbedding
 from transformer_architectures.encoder import Encoder
 from transformer_architectures.errors import UsageError
 from transformer_architectures.feedforward import ACTIVATIONS
-from transformer_architectures.linear import Linear, count_product_weights
+from transformer_architectures.kernels.dropout import Dropout
+from transformer_architectures.kernels.linear import Linear, count_product_weights
 from transformer_architectures.masking import AttentionMask, AttentionMaskLike
 from transformer_architectures.positions import LearnedPositions, SinusoidalPositions
+from transformer_architectures.utils.initialization import InitializationTable, initialize, normal, ones, zeros
 
 Ids = Int[Tensor, "batch length"]
 Hidden = Float[Tensor, "batch length embed_dim"]
+
+
+class BertModelConfig(TransformerModelConfig):
+    """Sizes and choices. ``pre_layernorm: false`` is the published form. ``num_labels`` and ``pooling`` are for classification only."""
+
+    architecture: Literal["bert"] = "bert"
+    vocab_size: int = Field(8000, ge=5, le=2**24)
+    num_layers: int = Field(4, ge=1, le=1000, validation_alias=AliasChoices("num_layers", "num_stacks"))
+    classifier_dropout: float | None = Field(None, ge=0, lt=1, description="before a classifier; dropout unless given")
+    layer_norm_eps: float = Field(1e-12, gt=0)
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    max_positions: int = Field(
+        512, ge=2, le=2**20, description="tokens of a window at most; sinusoidal positions have no limit"
+    )
+    token_types: int = Field(2, ge=0, description="number of segment embeddings; 0: none")
+    pooling: Pooling = Field("cls", description="what a text's classifier sees of its hidden states")
+    num_labels: int = Field(0, ge=0, description="0: no classifier, the model of a text gives its pooled features")
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> "BertModelConfig":
+        if not self.pretrained and self.embed_dim % 2 and self.positions == "sinusoidal":
+            raise ValueError(f"sinusoidal positions need an even embed_dim, not {self.embed_dim}")
+        return self
+
+    @property
+    def dropout_before_classifier(self) -> float:
+        """Of what a classifier sees."""
+        return self.dropout if self.classifier_dropout is None else self.classifier_dropout
+
+
+# What each class of module starts with, and why. (The published code truncates its normal distributions at two standard deviations.)
+INITIALIZATION: InitializationTable = {
+    # Logits start near zero. Beside sinusoids, times √embed_dim it has size one, as they have.
+    TokenEmbedding: {"weight": normal(lambda embedding: 0.02 if embedding.scale == 1 else 1 / embedding.scale)},
+    # As large as tokens: the norm sees all.
+    LearnedPositions: {"weight": normal(0.02).without_decay()},
+    "Bert": {"token_types": normal(0.02).without_decay()},
+    # Branches start small: blocks begin near the identity.
+    nn.Linear: {"weight": normal(0.02), "bias": zeros},
+    # Starts as pure normalisation.
+    nn.LayerNorm: {"weight": ones, "bias": zeros},
+}
 
 
 class Bert(nn.Module):
@@ -35,6 +81,8 @@ class Bert(nn.Module):
     The norm of the embeddings stands in both forms of the block. A pre-norm stack could do without, but what it adds to would
     then begin as small as the tables are drawn (0.02), and the first blocks' outputs would drown the tokens.
     """
+
+    initialization = INITIALIZATION
 
     def __init__(self, config: BertModelConfig) -> None:
         super().__init__()
@@ -49,7 +97,7 @@ class Bert(nn.Module):
         self.embedding_norm = config.norm.build(config.embed_dim)
         self.embedding_dropout = Dropout(config.dropout)
         self.encoder = Encoder(config.block(), config.num_layers)
-        initialize(self)
+        initialize(self, INITIALIZATION)
 
     def forward(
         self,
@@ -69,11 +117,11 @@ class Bert(nn.Module):
         Raises:
             UsageError: a position is beyond the learned ones, or the model tells no token types apart.
         """
-        mask = AttentionMask.of(attention_mask)
+        mask = AttentionMask.from_any(attention_mask)
         if position_ids is None and mask.segments is not None:
             position_ids = mask.segments.positions(token_ids.device)[None]
         hidden_states = self.embedding_norm(self.embed(token_ids, token_type_ids, position_ids))
-        return self.encoder(self.embedding_dropout(hidden_states), mask)  # type: ignore[no-any-return]
+        return self.encoder(self.embedding_dropout(hidden_states), mask)
 
     def embed(self, token_ids: Ids, token_type_ids: Ids | None = None, position_ids: Ids | None = None) -> Hidden:
         """The sum of the embeddings, before norm and dropout; arguments as of `forward`."""
@@ -87,8 +135,7 @@ class Bert(nn.Module):
             # Without ids one row for all: small, so the tokens are added to but once.
             kinds = self.token_types[0] if token_type_ids is None else F.embedding(token_type_ids, self.token_types)
             places = places + kinds
-        embedded: Tensor = self.token_embedding(token_ids) + places
-        return embedded
+        return self.token_embedding(token_ids) + places
 
     def parameter_groups(self) -> dict[str, int]:
         """Number of parameters by part."""
@@ -113,24 +160,24 @@ class MaskedLMHead(nn.Module):
         self.decoder = Linear(config.embed_dim, config.vocab_size)
 
     def forward(self, hidden_states: Float[Tensor, "rows embed_dim"]) -> Float[Tensor, "rows vocab"]:
-        logits: Tensor = self.decoder(self.features(hidden_states))
-        return logits
+        return self.decoder(self.features(hidden_states))
 
     def features(self, hidden_states: Float[Tensor, "rows embed_dim"]) -> Float[Tensor, "rows embed_dim"]:
         """What the decoder sees."""
-        features: Tensor = self.norm(self.activation(self.transform(hidden_states)))
-        return features
+        return self.norm(self.activation(self.transform(hidden_states)))
 
 
 class BertForMaskedLM(nn.Module):
     """Tokens to logits of what should stand in the places of some of them; the output matrix is that of the embeddings."""
+
+    initialization = INITIALIZATION
 
     def __init__(self, config: BertModelConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = Bert(config)
         self.masked_lm_head = MaskedLMHead(config)
-        initialize(self.masked_lm_head)
+        initialize(self.masked_lm_head, INITIALIZATION)
         self.tie_weights()
 
     def forward(
@@ -149,8 +196,7 @@ class BertForMaskedLM(nn.Module):
         The others are those of `Bert`.
         """
         features = self.forward_features(token_ids, attention_mask, token_type_ids, position_ids, labeled_positions)
-        logits: Tensor = self.masked_lm_head.decoder(features)
-        return logits
+        return self.output_projection(features)
 
     def forward_features(
         self,
@@ -165,6 +211,11 @@ class BertForMaskedLM(nn.Module):
         if labeled_positions is not None:
             hidden_states = hidden_states.index_select(0, labeled_positions)
         return self.masked_lm_head.features(hidden_states)
+
+    @property
+    def output_projection(self) -> Linear:
+        """From what `forward_features` gives to the vocabulary."""
+        return self.masked_lm_head.decoder
 
     def tie_weights(self) -> None:
         """One matrix for token embeddings and output (Press & Wolf 2017)."""
@@ -183,6 +234,8 @@ class BertForMaskedLM(nn.Module):
 class BertForSeqClassification(nn.Module):
     """Texts to one logit per label; whether labels exclude each other is the loss's business."""
 
+    initialization = INITIALIZATION
+
     def __init__(self, config: BertModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -190,7 +243,9 @@ class BertForSeqClassification(nn.Module):
         self.pooler = Linear(config.embed_dim, config.embed_dim) if config.pooling == "cls" else None
         self.classifier_dropout = Dropout(config.dropout_before_classifier)
         self.sequence_head = Linear(config.embed_dim, config.num_labels) if config.num_labels else nn.Identity()
-        initialize(nn.ModuleList(part for part in (self.pooler, self.sequence_head) if part is not None))
+        initialize(
+            nn.ModuleList(part for part in (self.pooler, self.sequence_head) if part is not None), INITIALIZATION
+        )
 
     def forward(
         self,
@@ -222,8 +277,7 @@ class BertForSeqClassification(nn.Module):
         """Logits of pooled features; the features themselves where the model has no labels."""
         if not self.config.num_labels:
             return features
-        logits: Tensor = self.sequence_head(self.classifier_dropout(features))
-        return logits
+        return self.sequence_head(self.classifier_dropout(features))
 
     def parameter_groups(self) -> dict[str, int]:
         """Number of parameters by part."""
@@ -238,6 +292,8 @@ class BertForSeqClassification(nn.Module):
 class BertForTokenClassification(nn.Module):
     """Tokens to one logit per label each."""
 
+    initialization = INITIALIZATION
+
     def __init__(self, config: BertModelConfig) -> None:
         super().__init__()
         if not config.num_labels:
@@ -246,7 +302,7 @@ class BertForTokenClassification(nn.Module):
         self.backbone = Bert(config)
         self.classifier_dropout = Dropout(config.dropout_before_classifier)
         self.token_head = Linear(config.embed_dim, config.num_labels)
-        initialize(self.token_head)
+        initialize(self.token_head, INITIALIZATION)
 
     def forward(
         self,
@@ -254,11 +310,13 @@ class BertForTokenClassification(nn.Module):
         attention_mask: AttentionMaskLike = None,
         token_type_ids: Ids | None = None,
         position_ids: Ids | None = None,
-    ) -> Float[Tensor, "batch length labels"]:
-        """Logits of every token; arguments as of `Bert`."""
+        labeled_positions: Int[Tensor, "rows"] | None = None,
+    ) -> Float[Tensor, "batch length labels"] | Float[Tensor, "rows labels"]:
+        """Logits of every token, or of those at ``labeled_positions`` of the flattened batch; the other arguments are those of `Bert`."""
         hidden_states: Tensor = self.backbone(token_ids, attention_mask, token_type_ids, position_ids)
-        logits: Tensor = self.token_head(self.classifier_dropout(hidden_states))
-        return logits
+        if labeled_positions is not None:
+            hidden_states = hidden_states.flatten(0, 1).index_select(0, labeled_positions)
+        return self.token_head(self.classifier_dropout(hidden_states))
 
     def parameter_groups(self) -> dict[str, int]:
         """Number of parameters by part."""
@@ -276,52 +334,9 @@ def build_positions(config: BertModelConfig) -> LearnedPositions | SinusoidalPos
     return SinusoidalPositions(config.embed_dim, config.max_positions)
 
 
-@torch.no_grad()
-def initialize(model: nn.Module) -> None:
-    """Draws all weights of a model.
-
-    | weight                         | distribution                    | why                                                  |
-    |--------------------------------|---------------------------------|------------------------------------------------------|
-    | token embeddings               | normal, std 0.02                | logits start near zero: the loss, near ln(vocabulary) |
-    | ... beside sinusoids           | normal, std ``embed_dim**-0.5`` | × √embed_dim gives size one, as sinusoids have       |
-    | learned positions, token types | normal, std 0.02                | as large as tokens: the norm sees all                |
-    | projections, heads             | normal, std 0.02                | branches start small: blocks begin near the identity |
-    | biases                         | zero                            |                                                      |
-    | norms                          | weight one, bias zero           | starts as pure normalisation                         |
-
-    (The published code truncates its normal distributions at two standard deviations.)
-    """
-    for module in model.modules():
-        match module:
-            case TokenEmbedding():
-                nn.init.normal_(module.weight, std=0.02 if module.scale == 1 else 1 / module.scale)
-            case LearnedPositions():
-                nn.init.normal_(module.weight, std=0.02)
-            case Bert():
-                if module.token_types is not None:
-                    nn.init.normal_(module.token_types, std=0.02)
-            case nn.Linear():
-                nn.init.normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            case nn.LayerNorm():
-                module.reset_parameters()
-
-
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _with_head(backbone: Bert, model: nn.Module) -> dict[str, int]:
     return {**backbone.parameter_groups(), "head": _count(model) - _count(backbone)}
-
-
-__all__ = [
-    "Bert",
-    "BertForMaskedLM",
-    "BertForSeqClassification",
-    "BertForTokenClassification",
-    "MaskedLMHead",
-    "build_positions",
-    "initialize",
-]

@@ -1,6 +1,5 @@
 """The encoder-decoder Transformer, and translation with it."""
 
-from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
 from transformer_architectures.architectures.vanilla.data import (
     LabeledBatch,
     SourceTarget,
@@ -9,8 +8,8 @@ from transformer_architectures.architectures.vanilla.data import (
     TransformerDataset,
     VanillaDataConfig,
 )
-from transformer_architectures.architectures.vanilla.transformer import Transformer
-from transformer_architectures.architectures.vanilla.translator import Translation, Translator
+from transformer_architectures.architectures.vanilla.transformer import Transformer, VanillaModelConfig
+from transformer_architectures.tasks.translation import Translation, Translator
 
 __all__ = [
     "LabeledBatch",

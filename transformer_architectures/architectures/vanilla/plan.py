@@ -5,16 +5,12 @@ from typing import cast
 
 import torch
 
-from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
+from transformer_architectures.architectures.train import open_config
 from transformer_architectures.architectures.vanilla.data import VanillaDataConfig
-from transformer_architectures.architectures.vanilla.training import (
-    LENGTH_MULTIPLE,
-    VanillaTrainingConfig,
-    open_config,
-)
-from transformer_architectures.architectures.vanilla.transformer import Transformer
+from transformer_architectures.architectures.vanilla.training import VANILLA
+from transformer_architectures.architectures.vanilla.transformer import Transformer, VanillaModelConfig
 from transformer_architectures.errors import UsageError
-from transformer_architectures.linear import count_product_weights
+from transformer_architectures.kernels.linear import count_product_weights
 from transformer_architectures.planning.block_costs import (
     FP32,
     Bytes,
@@ -26,6 +22,7 @@ from transformer_architectures.planning.block_costs import (
 )
 from transformer_architectures.planning.losses import linear_cross_entropy_bytes
 from transformer_architectures.planning.workload import Part, Workload, fill_budget
+from transformer_architectures.tasks.translation import LENGTH_MULTIPLE, TranslationTrainingConfig
 
 INDEX = 8  # bytes of a token id
 
@@ -103,9 +100,10 @@ def workload(path: str, overrides: list[str], length: int | None, num_labels: in
     """
     if num_labels is not None:
         raise UsageError("--num-labels does not belong to translation: its classes are Model.vocab_size")
-    sections, pretrained = open_config(path, overrides)
+    opened = open_config(VANILLA, path, overrides)
+    sections, pretrained = opened.sections, opened.pretrained
     config = sections.of(VanillaModelConfig) if pretrained is None else pretrained.model_config
-    training = sections.of(VanillaTrainingConfig)
+    training = sections.of(TranslationTrainingConfig)
     tokens = (sections.of(VanillaDataConfig).max_length if length is None else length) + 1  # start or end token
     num_rows, tokens = fill_budget(training.batch_tokens, tokens + -tokens % LENGTH_MULTIPLE, num_sides=2)
     with torch.device("meta"):
@@ -119,6 +117,3 @@ def workload(path: str, overrides: list[str], length: int | None, num_labels: in
         [f"source and target have {tokens} tokens each: shorter ones cost as much memory in total, and less attention"],
         tokens,
     )
-
-
-__all__ = ["TranslationWorkload", "workload"]

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
-from transformer_architectures.architectures.vanilla.transformer import Transformer
-from transformer_architectures.architectures.vanilla.translator import Translator
+from transformer_architectures.architectures.vanilla.published import is_marian_folder, read_marian_folder
+from transformer_architectures.architectures.vanilla.transformer import Transformer, VanillaModelConfig
 from transformer_architectures.errors import ConfigError
-from transformer_architectures.model_folder import MANIFEST, open_model_folder, run_folder_hint
 from transformer_architectures.pretrained.loading import load_weights
-from transformer_architectures.pretrained.marian import is_marian_folder, read_marian_folder
 from transformer_architectures.pretrained.merged_config import merged_config
+from transformer_architectures.pretrained.model_folder import MANIFEST, open_model_folder, run_folder_hint
+from transformer_architectures.tasks.translation import Translator
 from transformer_architectures.tokenization import Tokenizer
 
 # What fine-tuning may choose anew; all else belongs to the weights.
@@ -84,6 +83,3 @@ def _model(config: VanillaModelConfig, weights: Mapping[str, Tensor], path: Path
     model = Transformer(config)
     load_weights(model, weights, path)
     return model
-
-
-__all__ = ["PretrainedStart", "read_pretrained"]

@@ -7,26 +7,114 @@
 * No dropout on attention weights unless asked for; dropout on embeddings and on every residual branch.
 """
 
-import torch
+from dataclasses import replace
+from typing import Literal
+
 from jaxtyping import Bool, Float, Int, Shaped
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from transformer_architectures.architectures.vanilla.config import VanillaModelConfig
-from transformer_architectures.attention import AdditiveAttention, FusedLinear
+from transformer_architectures.architectures.model_config import TransformerModelConfig
+from transformer_architectures.attention import AdditiveAttention, AttentionConfig, FusedLinear
 from transformer_architectures.decoder import Decoder
-from transformer_architectures.decoding_state import DecodingState
-from transformer_architectures.dropout import Dropout
 from transformer_architectures.embedding import TokenEmbedding
 from transformer_architectures.encoder import Encoder
-from transformer_architectures.linear import Linear, count_product_weights
+from transformer_architectures.feedforward import ActivationName
+from transformer_architectures.generation.decoding_state import DecodingState
+from transformer_architectures.kernels.dropout import Dropout
+from transformer_architectures.kernels.linear import Linear, count_product_weights
 from transformer_architectures.masking import AttentionMask
-from transformer_architectures.positions import LearnedPositions, SinusoidalPositions
+from transformer_architectures.positions import LearnedPositions, SinusoidalPositions, SinusoidLayout
+from transformer_architectures.utils.initialization import (
+    InitializationTable,
+    for_each_part,
+    initialize,
+    normal,
+    ones,
+    xavier_uniform,
+    zeros,
+)
 
 SourceMask = Shaped[Tensor, "batch source"] | None
 
 
+class VanillaModelConfig(TransformerModelConfig):
+    """Sizes and choices; the defaults are those of this library's own models.
+
+    ``num_layers`` sets encoder and decoder; ``num_encoder_layers`` / ``num_decoder_layers`` override it for one of them.
+    """
+
+    architecture: Literal["vanilla"] = "vanilla"
+    vocab_size: int = Field(8000, ge=4, le=2**24)
+    num_encoder_layers: int | None = Field(None, ge=1, le=1000)
+    num_decoder_layers: int | None = Field(None, ge=1, le=1000)
+    attention: Literal["dot_product", "additive"] = "dot_product"
+    activation: ActivationName = "relu"
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    position_layout: SinusoidLayout = "interleaved"
+    max_length: int = Field(
+        256, ge=2, le=2**20, description="tokens that decoding may give at most; size of learned positions"
+    )
+    scale_embedding: bool = True
+    tie_weights: bool = True
+    output_bias: bool = False
+    pad_id: int = Field(0, ge=0)
+    bos_id: int = Field(1, ge=0)
+    eos_id: int = Field(2, ge=0)
+    decoder_start_id: int | None = Field(None, ge=0, description="first decoder input; bos_id unless given")
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> "VanillaModelConfig":
+        for name in ("pad_id", "bos_id", "eos_id", "decoder_start_id"):
+            if (token := getattr(self, name)) is not None and token >= self.vocab_size:
+                raise ValueError(f"{name} {token} is no token of a vocabulary of {self.vocab_size}")
+        if self.attention == "additive" and self.attention_backend != "auto":
+            raise ValueError("attention_backend belongs to attention: dot_product; leave it out for additive")
+        if self.embed_dim % 2 and self.positions == "sinusoidal":
+            raise ValueError(f"sinusoidal positions need an even embed_dim, not {self.embed_dim}")
+        return self
+
+    @property
+    def encoder_layers(self) -> int:
+        """Number of encoder blocks."""
+        return self.num_encoder_layers or self.num_layers
+
+    @property
+    def decoder_layers(self) -> int:
+        """Number of decoder blocks."""
+        return self.num_decoder_layers or self.num_layers
+
+    @property
+    def start_id(self) -> int:
+        """The token that the decoder starts with."""
+        return self.bos_id if self.decoder_start_id is None else self.decoder_start_id
+
+    @property
+    def attention_config(self) -> AttentionConfig:
+        """Of all attention layers."""
+        return replace(super().attention_config, function=self.attention)
+
+
+# What each class of module starts with, and why.
+INITIALIZATION: InitializationTable = {
+    # Times √embed_dim it has size one as input; as output projection its logits are near one.
+    TokenEmbedding: {"weight": normal(lambda embedding: embedding.weight.shape[1] ** -0.5)},
+    # Starts small beside the tokens (BERT).
+    LearnedPositions: {"weight": normal(0.02).without_decay()},
+    # Keeps the variance; query, key and value count as three matrices.
+    FusedLinear: {"weight": for_each_part(xavier_uniform()), "bias": zeros},
+    nn.Linear: {"weight": xavier_uniform(), "bias": zeros},
+    # Scores near one.
+    AdditiveAttention: {"score_vector": normal(lambda module: module.score_vector.shape[1] ** -0.5).without_decay()},
+    # Starts as pure normalisation.
+    nn.LayerNorm: {"weight": ones, "bias": zeros},
+}
+
+
 class Transformer(nn.Module):
     """Encoder-decoder model: source tokens and target prefix to logits of the next target token."""
+
+    initialization = INITIALIZATION
 
     def __init__(self, config: VanillaModelConfig) -> None:
         super().__init__()
@@ -39,7 +127,7 @@ class Transformer(nn.Module):
         self.encoder = Encoder(config.block(is_decoder=False), config.encoder_layers)
         self.decoder = Decoder(config.block(is_decoder=True), config.decoder_layers)
         self.output_projection = Linear(config.embed_dim, config.vocab_size, bias=config.output_bias)
-        initialize(self)
+        initialize(self, INITIALIZATION)
         if config.tie_weights:
             self.tie_weights()
 
@@ -66,7 +154,7 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "batch source embed_dim"]:
         """Hidden states of the source. ``source_mask``: 1 = real token; None = all are."""
         hidden_states = self.source_embedding(source_ids) + self.source_positions(source_ids.shape[1])
-        return self.encoder(self.embedding_dropout(hidden_states), source_mask)  # type: ignore[no-any-return]
+        return self.encoder(self.embedding_dropout(hidden_states), source_mask)
 
     def decode(
         self,
@@ -80,13 +168,11 @@ class Transformer(nn.Module):
         """
         hidden_states = self.target_embedding(target_ids) + self.target_positions(target_ids.shape[1])
         causal = AttentionMask(causal=True)
-        decoded: Tensor = self.decoder(self.embedding_dropout(hidden_states), causal, encoder_output, source_mask)
-        return decoded
+        return self.decoder(self.embedding_dropout(hidden_states), causal, encoder_output, source_mask)
 
     def output_logits(self, hidden_states: Float[Tensor, "*batch embed_dim"]) -> Float[Tensor, "*batch vocab"]:
         """The decoder's output projected to the vocabulary."""
-        logits: Tensor = self.output_projection(hidden_states)
-        return logits
+        return self.output_projection(hidden_states)
 
     def start_decoding(
         self,
@@ -98,8 +184,7 @@ class Transformer(nn.Module):
         """Encodes the sources and returns the state that `generation` searches with; ``max_length`` sizes its caches."""
 
         def embed(tokens: Tensor, position: int) -> Tensor:
-            hidden_states: Tensor = self.target_embedding(tokens) + self.target_positions(1, position)
-            return hidden_states
+            return self.target_embedding(tokens) + self.target_positions(1, position)
 
         mask = None if source_mask is None or bool(source_mask.all()) else source_mask != 0
         encoder_output = self.encode(source_ids, mask)
@@ -122,7 +207,7 @@ class Transformer(nn.Module):
     ) -> Bool[Tensor, "batch length length"]:
         """A padding mask (1 = real) with causality added: may position ``i`` attend to position ``j``?"""
         length = attention_mask.shape[1]
-        rendered = AttentionMask.of(attention_mask).with_causality().render(length, length, attention_mask.device)
+        rendered = AttentionMask.from_any(attention_mask).with_causality().render(length, length, attention_mask.device)
         assert rendered is not None
         return rendered[:, 0].expand(-1, length, -1)
 
@@ -169,35 +254,3 @@ def build_positions(config: VanillaModelConfig) -> LearnedPositions | Sinusoidal
     if config.positions == "learned":
         return LearnedPositions(config.embed_dim, config.max_length)
     return SinusoidalPositions(config.embed_dim, config.max_length, config.position_layout)
-
-
-@torch.no_grad()
-def initialize(model: nn.Module) -> None:
-    """Draws all weights of a model.
-
-    | weight                  | distribution                     | why                                                        |
-    |-------------------------|----------------------------------|------------------------------------------------------------|
-    | token embeddings        | normal, std ``embed_dim**-0.5``  | × √embed_dim gives size one in; as output, logits near one |
-    | learned positions       | normal, std 0.02                 | starts small beside the tokens (BERT)                      |
-    | projections             | Xavier uniform, each on its own  | keeps variance; fused q, k, v count as three matrices      |
-    | additive score vector   | normal, std ``head_dim**-0.5``   | scores near one                                            |
-    | biases                  | zero                             |                                                            |
-    | norms                   | weight one, bias zero            | starts as pure normalisation                               |
-    """
-    for module in model.modules():
-        match module:
-            case TokenEmbedding():
-                nn.init.normal_(module.weight, std=module.weight.shape[1] ** -0.5)
-            case LearnedPositions():
-                nn.init.normal_(module.weight, std=0.02)
-            case FusedLinear():
-                for part in module.parts(module.weight).values():
-                    nn.init.xavier_uniform_(part)
-            case nn.Linear():
-                nn.init.xavier_uniform_(module.weight)
-            case AdditiveAttention():
-                nn.init.normal_(module.score_vector, std=module.score_vector.shape[1] ** -0.5)
-            case nn.LayerNorm():
-                module.reset_parameters()
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)

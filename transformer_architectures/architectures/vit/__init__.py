@@ -1,38 +1,41 @@
-"""The Vision Transformer, and the classification of pictures with many labels by it."""
+"""The Vision Transformer, and the classification of images with many labels by it."""
 
-from transformer_architectures.architectures.vit.augmentation import (
-    AugmentationConfig,
-    PicturePreparation,
-    TrainingAugmentation,
-)
-from transformer_architectures.architectures.vit.classifier import Labeling, PictureClassifier
-from transformer_architectures.architectures.vit.config import VitModelConfig
 from transformer_architectures.architectures.vit.data import (
     Example,
     LabeledBatch,
     MultiLabelDataCollator,
     OpenImagesDataset,
     TransformerDataModule,
+    VitDataConfig,
 )
-from transformer_architectures.architectures.vit.data_config import DigitsConfig, PictureFilesConfig, VitDataConfig
-from transformer_architectures.architectures.vit.mixing import PictureMixing
 from transformer_architectures.architectures.vit.transformer import (
     VisionTransformer,
     VisionTransformerForImageClassification,
+    VitModelConfig,
 )
+from transformer_architectures.datasets.images.augmentation import (
+    AugmentationConfig,
+    ImagePreparation,
+    TrainingAugmentation,
+)
+from transformer_architectures.datasets.images.data_config import DigitsConfig, ImageFilesConfig
+from transformer_architectures.datasets.images.mixing import ImageMixing
+from transformer_architectures.tasks.image_classification import ImageClassifier
+from transformer_architectures.tasks.images.label_map import LabelMap
+from transformer_architectures.utils.moved import renamed
 
 __all__ = [
     "AugmentationConfig",
     "DigitsConfig",
     "Example",
     "LabeledBatch",
-    "Labeling",
+    "LabelMap",
     "MultiLabelDataCollator",
     "OpenImagesDataset",
-    "PictureClassifier",
-    "PictureFilesConfig",
-    "PictureMixing",
-    "PicturePreparation",
+    "ImageClassifier",
+    "ImageFilesConfig",
+    "ImageMixing",
+    "ImagePreparation",
     "TrainingAugmentation",
     "TransformerDataModule",
     "VisionTransformer",
@@ -40,3 +43,14 @@ __all__ = [
     "VitDataConfig",
     "VitModelConfig",
 ]
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "Labeling": "LabelMap",
+        "PictureClassifier": "ImageClassifier",
+        "PictureFilesConfig": "ImageFilesConfig",
+        "PictureMixing": "ImageMixing",
+        "PicturePreparation": "ImagePreparation",
+    },
+)

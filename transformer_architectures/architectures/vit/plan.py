@@ -1,15 +1,18 @@
-"""What a step of the picture task computes and keeps: for `tarch plan`."""
+"""What a step of the image task computes and keeps: for `tarch plan`."""
 
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 
-from transformer_architectures.architectures.vit.config import VitModelConfig
-from transformer_architectures.architectures.vit.training import VitTrainingConfig, open_config
-from transformer_architectures.architectures.vit.transformer import VisionTransformerForImageClassification
+from transformer_architectures.architectures.train import open_config
+from transformer_architectures.architectures.vit.training import VIT
+from transformer_architectures.architectures.vit.transformer import (
+    VisionTransformerForImageClassification,
+    VitModelConfig,
+)
 from transformer_architectures.errors import UsageError
-from transformer_architectures.linear import count_product_weights
+from transformer_architectures.kernels.linear import count_product_weights
 from transformer_architectures.planning.block_costs import (
     FP32,
     Bytes,
@@ -21,11 +24,12 @@ from transformer_architectures.planning.block_costs import (
 )
 from transformer_architectures.planning.losses import TENSORS_OF_MULTI_LABEL_LOSS, classification_bytes
 from transformer_architectures.planning.workload import Part, Workload
+from transformer_architectures.tasks.image_classification import ImageTrainingConfig
 
 
 @dataclass(frozen=True)
-class PictureWorkload(Workload):
-    """Pictures of one size."""
+class ImageWorkload(Workload):
+    """Images of one size."""
 
     @property
     def _model(self) -> VisionTransformerForImageClassification:
@@ -46,10 +50,10 @@ class PictureWorkload(Workload):
         block_input = FP32 * num_rows * length * c.embed_dim
         normed = num_rows * (1 if c.norms_after_pooling else last_queries)
         return [
-            Part("pictures", 0, {"pixels": FP32 * pixels}),
+            Part("images", 0, {"pixels": FP32 * pixels}),
             Part(
                 "patches",
-                4 * patch_weights * patches * num_rows,  # pictures need no gradient
+                4 * patch_weights * patches * num_rows,  # images need no gradient
                 {
                     "projections": self.product_bytes * pixels,
                     **dropout_activations(c.dropout, num_rows * length * c.embed_dim),
@@ -72,11 +76,11 @@ class PictureWorkload(Workload):
         ]
 
     def estimate_flops(self) -> int:
-        """Of a picture."""
+        """Of an image."""
         return self._model.estimate_flops()
 
     def loss_bytes(self, num_rows: int) -> Bytes:
-        """Labels may be unknown, so there are many tensors of a number for each picture and class."""
+        """Labels may be unknown, so there are many tensors of a number for each image and class."""
         return classification_bytes(num_rows, self._model.config.num_labels, TENSORS_OF_MULTI_LABEL_LOSS)
 
     def num_product_weights(self) -> int:
@@ -98,13 +102,14 @@ def workload(path: str, overrides: list[str], length: int | None, num_labels: in
         UsageError: a length is given.
     """
     if length is not None:
-        raise UsageError("--length does not belong to pictures: their size is Model.image_size")
-    sections, pretrained = open_config(path, overrides)
+        raise UsageError("--length does not belong to images: their size is Model.image_size")
+    opened = open_config(VIT, path, overrides)
+    sections, pretrained = opened.sections, opened.pretrained
     config = sections.of(VitModelConfig) if pretrained is None else pretrained.model_config
     assumptions = []
     if num_labels is None and "num_labels" not in sections.of(VitModelConfig).model_fields_set:
         assumptions.append(f"there are {config.num_labels:,} classes (--num-labels): the data say how many")
-    training = sections.of(VitTrainingConfig)
+    training = sections.of(ImageTrainingConfig)
     if num_labels is not None:
         config = config.model_copy(update={"num_labels": num_labels})
     with torch.device("meta"):
@@ -113,10 +118,7 @@ def workload(path: str, overrides: list[str], length: int | None, num_labels: in
     shapes = {
         "height": height,
         "width": width,
-        "tokens of a picture": config.num_prefix + config.grid[0] * config.grid[1],
+        "tokens of an image": config.num_prefix + config.grid[0] * config.grid[1],
         "classes": config.num_labels,
     }
-    return PictureWorkload(model, training, training.batch_size, "pictures", shapes, assumptions)
-
-
-__all__ = ["PictureWorkload", "workload"]
+    return ImageWorkload(model, training, training.batch_size, "images", shapes, assumptions)

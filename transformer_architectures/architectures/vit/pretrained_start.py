@@ -9,15 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
-from transformer_architectures.architectures.vit.classifier import PictureClassifier
-from transformer_architectures.architectures.vit.config import VitModelConfig
-from transformer_architectures.architectures.vit.transformer import VisionTransformerForImageClassification
-from transformer_architectures.datasets.picture_check import ColorStatistics
+from transformer_architectures.architectures.vit.published import is_vit_folder, read_vit_folder
+from transformer_architectures.architectures.vit.transformer import (
+    VisionTransformerForImageClassification,
+    VitModelConfig,
+)
+from transformer_architectures.datasets.images.image_check import ColorStatistics
 from transformer_architectures.errors import ConfigError
-from transformer_architectures.model_folder import MANIFEST, open_model_folder, run_folder_hint
 from transformer_architectures.pretrained.loading import load_weights
 from transformer_architectures.pretrained.merged_config import merged_config
-from transformer_architectures.pretrained.vit import is_vit_folder, read_vit_folder
+from transformer_architectures.pretrained.model_folder import MANIFEST, open_model_folder, run_folder_hint
+from transformer_architectures.tasks.image_classification import ImageClassifier
 
 # What fine-tuning may choose anew; all else belongs to the weights. The number of labels is that of the data.
 FREE = {
@@ -35,7 +37,7 @@ SAME_AS = {
 
 @dataclass(frozen=True)
 class PretrainedStart:
-    """A model's declaration and weights, and what is known of the pictures and classes that it was trained with.
+    """A model's declaration and weights, and what is known of the images and classes that it was trained with.
 
     Attributes:
         model_config: with what fine-tuning chose; found: as the weights are.
@@ -49,7 +51,7 @@ class PretrainedStart:
     classes: Sequence[str] = ()
 
     def build_model(self, classes: Sequence[str]) -> VisionTransformerForImageClassification:
-        """The model for these classes and the pictures of `model_config`; a head of other classes is drawn anew."""
+        """The model for these classes and the images of `model_config`; a head of other classes is drawn anew."""
         keeps_head = tuple(classes) == tuple(self.classes)
         as_found = {"image_size": self.found.image_size, "num_labels": len(classes)}
         model = VisionTransformerForImageClassification(self.model_config.model_copy(update=as_found))
@@ -63,7 +65,7 @@ class PretrainedStart:
 def read_pretrained(config: VitModelConfig) -> PretrainedStart:
     """Reads the folder that `Model.pretrained` names: one of this library's, or a published one of timm or `transformers`.
 
-    Pictures of another size than the folder's are the config's `image_size`; the table of positions is resized for them.
+    Images of another size than the folder's are the config's `image_size`; the table of positions is resized for them.
 
     Raises:
         ConfigError: the folder is of none of these kinds, or a key of the `Model:` section contradicts it.
@@ -73,8 +75,8 @@ def read_pretrained(config: VitModelConfig) -> PretrainedStart:
     if (path / MANIFEST).is_file():
         folder = open_model_folder(path)
         loaded = folder.load("cpu")
-        if not isinstance(loaded, PictureClassifier):
-            raise ConfigError(f"Model: pretrained: {path} is a model for {folder.config['task']}, not for pictures")
+        if not isinstance(loaded, ImageClassifier):
+            raise ConfigError(f"Model: pretrained: {path} is a model for {folder.config['task']}, not for images")
         found, weights = loaded.model.config, loaded.model.state_dict()
         colors: ColorStatistics | None = (loaded.preparation.mean, loaded.preparation.std)
         classes: Sequence[str] = loaded.labeling.classes
@@ -90,7 +92,7 @@ def read_pretrained(config: VitModelConfig) -> PretrainedStart:
     if any(pixels % found.patch_size for pixels in merged.height_and_width):
         raise ConfigError(f"Model: image_size: {merged.image_size} is not divisible by patch_size {found.patch_size}")
     if found.num_channels != 3:
-        raise ConfigError(f"Model: pretrained: {path} takes {found.num_channels} channels, pictures have 3")
+        raise ConfigError(f"Model: pretrained: {path} takes {found.num_channels} channels, images have 3")
     return PretrainedStart(merged, found, weights, colors, classes)
 
 
@@ -114,6 +116,3 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-__all__ = ["PretrainedStart", "read_pretrained"]

@@ -1,0 +1,66 @@
+"""What the `Model:` sections of all architectures share."""
+
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field, model_validator
+
+from transformer_architectures.attention import AttentionConfig
+from transformer_architectures.config import OptionalPath, StrictModel
+from transformer_architectures.feedforward import ActivationName, FeedForwardConfig
+from transformer_architectures.normalization import NormConfig
+from transformer_architectures.residual import ResidualConfig
+from transformer_architectures.transformer_blocks import TransformerBlockConfig
+
+
+class TransformerModelConfig(StrictModel):
+    """Sizes and choices of a model's blocks: the base of every `Model:` section and of the ``model`` part of a model folder.
+
+    An architecture adds its own keys, and sets other defaults by declaring a field again. ``pretrained`` names a folder from which a
+    training takes weights, sizes and tokenizer: what is not given comes from there, not from the defaults.
+    """
+
+    architecture: str
+    embed_dim: int = Field(256, ge=2, le=2**16)
+    num_heads: int = Field(4, ge=1)
+    ff_dim: int = Field(1024, ge=1, le=2**18)
+    num_layers: int = Field(3, ge=1, le=1000, validation_alias=AliasChoices("num_layers", "num_stacks"))
+    dropout: float = Field(0.1, ge=0, lt=1)
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    activation_dropout: float = Field(0.0, ge=0, lt=1)
+    attention_backend: Literal["auto", "math", "sdpa"] = "auto"
+    pre_layernorm: bool = True
+    layer_norm_eps: float = Field(1e-5, gt=0)
+    activation: ActivationName = "gelu"
+    pretrained: OptionalPath = ""
+
+    @model_validator(mode="after")
+    def heads_divide_embed_dim(self) -> "TransformerModelConfig":
+        if not self.pretrained and self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} must be divisible by num_heads {self.num_heads}")
+        return self
+
+    @property
+    def norm(self) -> NormConfig:
+        """Of all norms."""
+        return NormConfig(eps=self.layer_norm_eps)
+
+    @property
+    def attention_config(self) -> AttentionConfig:
+        """Of all attention layers."""
+        return AttentionConfig(num_heads=self.num_heads, backend=self.attention_backend, dropout=self.attention_dropout)
+
+    def block(self, is_decoder: bool = False) -> TransformerBlockConfig:
+        """The declaration of one block; ``is_decoder`` adds cross-attention."""
+        return TransformerBlockConfig(
+            embed_dim=self.embed_dim,
+            attention=self.attention_config,
+            feedforward=FeedForwardConfig(
+                ff_dim=self.ff_dim, activation=self.activation, dropout=self.activation_dropout
+            ),
+            residual=ResidualConfig(pre_layernorm=self.pre_layernorm, dropout=self.dropout, norm=self.norm),
+            is_decoder=is_decoder,
+        )
+
+    def to_folder(self) -> dict[str, Any]:
+        """What the model folder keeps: all but ``pretrained`` (no path of a machine belongs there)."""
+        return self.model_dump(mode="json", exclude={"pretrained"})

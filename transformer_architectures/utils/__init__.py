@@ -1,0 +1,1 @@
+"""What would be the same in a library without transformers: files, processes, memory, console."""
