@@ -22,3 +22,11 @@ def seed() -> int:
     numpy.random.seed(value)
     torch.manual_seed(value)
     return value
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share something costly, such as a training, run on one worker: others would make it again."""
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()
+        if any(definition.scope != "function" and definition.baseid for fixture in fixtures for definition in fixture):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))

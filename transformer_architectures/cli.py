@@ -7,7 +7,6 @@ Exit codes: 0 done, 2 a usage or config error, 1 any other error of the library 
 import json
 import os
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ import typer
 
 from transformer_architectures.errors import TransformerArchitecturesError
 from transformer_architectures.utils.console import (
+    App,
     BatchSize,
     BatchTokens,
     Debug,
@@ -23,15 +23,11 @@ from transformer_architectures.utils.console import (
     Overrides,
     Resume,
     errors_in_one_line,
-    run_app,
     write_lines,
 )
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Train transformers, and use the model folders that training leaves.",
-)
+app = App("tarch", help="Train transformers, and use the model folders that training leaves.")
+main = app.run  # the entry point of ``tarch``
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, or the name of a shipped config")]
 RunOrRoot = Annotated[str | None, typer.Argument(metavar="RUN_DIR|ROOT", help="else $CHECKPOINT_ROOT, else outputs")]
@@ -157,11 +153,6 @@ def seal(model_dir: ModelDir, debug: Debug = False) -> None:
 
         names = write_manifest(model_dir)
         print(f"sealed {model_dir}: {', '.join(names)}", file=sys.stderr)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point of ``tarch``."""
-    run_app(app, "tarch", arguments)
 
 
 def run_nested(command: typer.Typer, arguments: list[str] | None, name: str) -> None:

@@ -22,7 +22,7 @@ from transformer_architectures.config import (
 )
 from transformer_architectures.config.loader import read_sections
 from transformer_architectures.config.yaml_reader import parse_yaml
-from transformer_architectures.datasets.images.data_config import VitDataConfig
+from transformer_architectures.datasets.images.data_config import ImageDataConfig
 from transformer_architectures.errors import ConfigError
 from transformer_architectures.tasks.image_classification import ImageTrainingConfig
 from transformer_architectures.tasks.images.multi_label_loss import MultiLabelLossConfig
@@ -32,7 +32,7 @@ from transformer_architectures.training.runs.suite import suite_of
 
 VANILLA = {"Model": VanillaModelConfig, "Training": TranslationTrainingConfig, "Data": VanillaDataConfig}
 BERT = bert_training.BERT.sections
-VIT = {"Model": VitModelConfig, "Training": ImageTrainingConfig, "Data": VitDataConfig}
+VIT = {"Model": VitModelConfig, "Training": ImageTrainingConfig, "Data": ImageDataConfig}
 CONFIGS = sorted(default_config_path("vanilla").resolve().parent.glob("*.yaml"))
 
 

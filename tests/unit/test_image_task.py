@@ -18,7 +18,7 @@ from transformer_architectures.architectures.vit.transformer import (
     VisionTransformerForImageClassification,
     VitModelConfig,
 )
-from transformer_architectures.datasets.images.data_config import VitDataConfig
+from transformer_architectures.datasets.images.data_config import ImageDataConfig
 from transformer_architectures.errors import ConfigError, DataError
 from transformer_architectures.metrics import AnnotatedPairs, multi_label_scores
 from transformer_architectures.tasks.image_classification import (
@@ -49,7 +49,7 @@ def make(
     config = ImageTrainingConfig.model_validate_json(json.dumps({"max_steps": 1, "batch_size": 7, **training}))
     model_config = VitModelConfig.model_validate_json(json.dumps(model))
     size = (model_config if start is None else start.model_config).height_and_width
-    module = TransformerDataModule(VitDataConfig.model_validate_json(json.dumps(data)), size, seed=1, batch_size=7)
+    module = TransformerDataModule(ImageDataConfig.model_validate_json(json.dumps(data)), size, seed=1, batch_size=7)
     module.setup()
     return ImageClassificationTask(VisionTransformerForImageClassification, model_config, config, module, start)
 

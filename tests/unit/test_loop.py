@@ -132,8 +132,8 @@ def test_stopped_anywhere_and_continued(fit: Callable[..., Trainer], tmp_path: P
             if in_validation:
                 run.task.during_validation = ask  # type: ignore[attr-defined]
             else:
-                loss = run.step.summed_loss.loss
-                run.step.summed_loss.loss = lambda model, batch, ask=ask, loss=loss: (ask(), loss(model, batch))[1]  # type: ignore[misc]
+                loss = run.step.summed_loss
+                run.step.summed_loss = lambda batch, ask=ask, loss=loss: (ask(), loss(batch))[1]  # type: ignore[misc]
             try:
                 run.run()
                 assert in_validation  # there was none at that step

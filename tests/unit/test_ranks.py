@@ -106,7 +106,7 @@ def images(folder: Path, loading: Loading) -> tuple[Any, Any]:
     data.setup()
     sizes = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "num_heads": 2, "ff_dim": 16, "num_layers": 1}
     model = vit.VitModelConfig(**sizes, dropout=0.0)
-    return Images(model, ImageTrainingConfig(max_steps=STEPS), data), data
+    return Images(vit.VisionTransformerForImageClassification, model, ImageTrainingConfig(max_steps=STEPS), data), data
 
 
 def masked_texts(folder: Path, loading: Loading) -> tuple[Any, Any]:
@@ -154,14 +154,14 @@ def train(name: str, folder: Path, ranks: Ranks, dtype: torch.dtype, is_sharded:
     torch.manual_seed(1)
     model = task.build_model().to(dtype)
     config = TrainingConfig(max_steps=STEPS, warmup_steps=0, learning_rate=0.01)
-    precision, summed_loss = Precision(CPU, None), SummedLoss(model, task.loss)
+    precision = Precision(CPU, None)
     parallelism = build_parallelism(
         TrainingConfig(max_steps=1, sharding="fsdp" if is_sharded else "ddp"), precision, ranks
     )
     parallelism.place(model)
     if ranks.world_size > 1 and (is_sharded or dtype is torch.float64):
         checkpoint_activations(model)
-    parallel = parallelism.wrap(summed_loss, ema=None)
+    parallel = parallelism.wrap(model, task.loss, ema=None)
     optimizer = build_optimizer(model, config)
     step = TrainingStep(
         model, parallel, optimizer, build_scheduler(optimizer, config), precision, 0.5, parallelism=parallelism
@@ -172,10 +172,10 @@ def train(name: str, folder: Path, ranks: Ranks, dtype: torch.dtype, is_sharded:
             losses.append(step(micro_batches).loss)
         rows.append([tuple(batch.indices) for batch in micro_batches])
         found.append(torch.cat([full_tensor(gradient).flatten() for gradient in gradients(model.parameters())]).clone())
+    share = sum(local_shard(parameter).numel() for parameter in model.parameters())
     model = parallelism.full_model(model)
     model.eval()
     scores = task.validate(model.float(), DistributedMapBatches(ranks, lambda: None))
-    share = sum(local_shard(parameter).numel() for parameter in summed_loss.model.parameters())
     found_bytes = {"share": share, "sent": sent.total}
     return {"losses": losses, "rows": rows, "gradients": torch.stack(found), "scores": scores, **found_bytes}
 
@@ -252,7 +252,7 @@ def refuse_what_is_not_finite(folder: Path, ranks: Ranks) -> None:
 
         config = TrainingConfig(max_steps=STEPS, warmup_steps=0)
         parallelism = DataParallel(ranks)
-        summed_loss = parallelism.wrap(SummedLoss(model, loss), ema=None)
+        summed_loss = parallelism.wrap(model, loss, ema=None)
         optimizer = build_optimizer(model, config)
         step = TrainingStep(
             model,

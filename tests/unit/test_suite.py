@@ -40,6 +40,8 @@ def test_runs_go_from_top_to_bottom_and_start_from_the_best_seed(tmp_path: Path)
 
     suite = suite_of(write(tmp_path / "suite.yaml", SUITE))
     assert suite is not None
+    for name in ("tag.yaml", "pretrain.yaml"):
+        write(tmp_path / name, "Model: {architecture: bert}\n")
     found = train_suite(suite, tmp_path, train)
     assert calls == [
         (str(tmp_path / "tag.yaml"), ["Model.num_layers=2", "Training.run_name=control", "Model.pretrained="]),
@@ -53,6 +55,13 @@ def test_runs_go_from_top_to_bottom_and_start_from_the_best_seed(tmp_path: Path)
     rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
     assert rows["control"] == rows["tags"] == ["0.225", "±", "0.05"] and rows["baseline"] == ["0.125"]
     assert lines.index("\ntag (tag.yaml)") < lines.index("\npretrain (pretrain.yaml)")
+
+
+def test_a_suite_of_suites_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    suite = suite_of(write(tmp_path / "tag.yaml", SUITE))
+    assert suite is not None
+    with pytest.raises(ConfigError, match="tag.yaml: a suite: name its configs here instead"):
+        train_suite(suite, tmp_path, lambda config, overrides: pytest.fail("nothing must be trained"))
 
 
 def test_a_config_without_a_suite_is_one_training(tmp_path: Path) -> None:

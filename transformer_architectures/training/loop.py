@@ -25,7 +25,7 @@ from transformer_architectures.training.checkpointing.checkpoints import (
 )
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.distributed.parallelism import build_parallelism
-from transformer_architectures.training.distributed.ranks import DistributedMapBatches, Ranks, SummedLoss
+from transformer_architectures.training.distributed.ranks import DistributedMapBatches, Ranks
 from transformer_architectures.training.grad_logging import GradientLogger
 from transformer_architectures.training.optimization import build_ema, build_optimizer, build_scheduler
 from transformer_architectures.training.precision import Precision
@@ -86,7 +86,7 @@ class Trainer:
             compile_blocks(self.model)
         if config.activation_checkpointing:
             checkpoint_activations(self.model)
-        summed_loss = self.parallelism.wrap(SummedLoss(self.model, task.loss), self.ema)
+        summed_loss = self.parallelism.wrap(self.model, task.loss, self.ema)
 
         # ------------------------------------------------------------ optimizer
         self.optimizer = build_optimizer(self.model, config, partial(task.learning_rate_scale, self.model))

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from transformer_architectures.errors import NonFiniteError
-from transformer_architectures.training.distributed.parallelism import Parallelism
+from transformer_architectures.training.distributed.parallelism import BatchLoss, Parallelism
 from transformer_architectures.training.optimization import gradients
 from transformer_architectures.training.precision import Precision
 from transformer_architectures.training.task import Batch
@@ -44,11 +44,11 @@ class TrainingStep:
     reaches the weights.
 
     Attributes:
-        summed_loss: a `SummedLoss` of the model, as ``parallelism`` has wrapped it.
+        summed_loss: of a batch, as ``parallelism.wrap`` returns it.
     """
 
     model: nn.Module
-    summed_loss: nn.Module
+    summed_loss: BatchLoss
     optimizer: Optimizer
     scheduler: LRScheduler
     precision: Precision
@@ -76,7 +76,7 @@ class TrainingStep:
                 with self.precision.autocast():
                     loss = self.summed_loss(batch.to(self.precision.device))
                 loss = loss * (batch.num_labels > 0) / num_labels  # a dummy batch contributes zero
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
             local_loss += float(loss.detach())
 
         # ---------------------------------------------------------------- check

@@ -31,17 +31,31 @@ PrecisionOption = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 
 
-def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None) -> None:
-    """Runs a command and exits; a wrong command line is one line on standard error, too."""
-    command = typer.main.get_command(app)
-    try:
-        code = command(args=None if arguments is None else list(arguments), prog_name=name, standalone_mode=False)
-    except WrongCommandLine as error:
-        print(f"{name}: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
-        code = UsageError.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    sys.exit(code)
+class App(typer.Typer):
+    """A command line, or one with several commands.
+
+    Args:
+        name: as the user types it.
+        help: what the help begins with.
+    """
+
+    def __init__(self, name: str, help: str | None = None) -> None:
+        super().__init__(name=name, help=help, add_completion=False, pretty_exceptions_enable=False)
+        self.name = name
+
+    def run(self, arguments: Sequence[str] | None = None) -> None:
+        """Runs the command and exits; a wrong command line is one line on standard error, too."""
+        command = typer.main.get_command(self)
+        try:
+            code = command(
+                args=None if arguments is None else list(arguments), prog_name=self.name, standalone_mode=False
+            )
+        except WrongCommandLine as error:
+            print(f"{self.name}: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
+            code = UsageError.exit_code
+        except (KeyboardInterrupt, typer.Abort):
+            code = INTERRUPTED
+        sys.exit(code)
 
 
 @contextmanager

@@ -5,8 +5,9 @@
 - `FullySharded` (FSDP2): each process holds a shard of every parameter, gradient and moment, see `sharding.py`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +37,9 @@ from transformer_architectures.training.distributed.sharding import (
 from transformer_architectures.training.grad_logging import GradientLogger, count
 from transformer_architectures.training.precision import Precision
 
+Loss = Callable[[Any, Any], Tensor]
+BatchLoss = Callable[[Any], Tensor]
+
 
 class Parallelism:
     """A single process.
@@ -54,16 +58,21 @@ class Parallelism:
         """Moves a new model to the device. Called before anything else is made of it: copies, compiled blocks."""
         model.to(self.precision.device)
 
-    def wrap(self, summed_loss: SummedLoss, ema: AveragedModel | None) -> nn.Module:
-        """Returns the same loss, after whose backward pass the gradients are summed over all ranks."""
-        return summed_loss
+    def wrap(self, model: nn.Module, loss: Loss, ema: AveragedModel | None) -> BatchLoss:
+        """Returns the loss of the model as a function of a batch, after whose backward pass the gradients are summed over all ranks.
+
+        Args:
+            loss: ``(model, batch)`` to the loss, summed over the labels of the batch.
+            ema: the moving average of the model, if there is one.
+        """
+        return partial(loss, model)
 
     def full_model(self, model: nn.Module) -> nn.Module:
         """Returns the model as a single process would hold it, for scoring and exporting. All ranks call it together."""
         return model
 
     # ---------------------------------------------------------------- a step
-    def without_sum(self, summed_loss: nn.Module) -> AbstractContextManager[None]:
+    def without_sum(self, summed_loss: BatchLoss) -> AbstractContextManager[None]:
         """In this context gradients are only accumulated in this process: for all micro-batches but the last."""
         return nullcontext()
 
@@ -123,10 +132,10 @@ class Parallelism:
 class DataParallel(Parallelism):
     """Several processes, each with the full model (DDP)."""
 
-    def wrap(self, summed_loss: SummedLoss, ema: AveragedModel | None) -> nn.Module:
-        return data_parallel(summed_loss, self.ranks)
+    def wrap(self, model: nn.Module, loss: Loss, ema: AveragedModel | None) -> BatchLoss:
+        return data_parallel(SummedLoss(model, loss), self.ranks)
 
-    def without_sum(self, summed_loss: nn.Module) -> AbstractContextManager[None]:
+    def without_sum(self, summed_loss: BatchLoss) -> AbstractContextManager[None]:
         assert isinstance(summed_loss, DistributedDataParallel)
         return summed_loss.no_sync()
 
@@ -150,8 +159,8 @@ class FullySharded(Parallelism):
         """Remembers how the model is built. Shards are moved one by one: the full model may not fit on the device."""
         self.copies = FullModel(model)
 
-    def wrap(self, summed_loss: SummedLoss, ema: AveragedModel | None) -> nn.Module:
-        return fully_sharded(summed_loss, self.precision, self.cpu_offload, ema)
+    def wrap(self, model: nn.Module, loss: Loss, ema: AveragedModel | None) -> BatchLoss:
+        return fully_sharded(SummedLoss(model, loss), self.precision, self.cpu_offload, ema)
 
     def full_model(self, model: nn.Module) -> nn.Module:
         return self.copies.from_shards(model, self.precision.device)

@@ -14,6 +14,7 @@ from transformer_architectures.training.runs.finish import FinishedRun
 from transformer_architectures.training.runs.seeds import SeedRun, train_seeds, write_summary
 from transformer_architectures.training.runs.suite import compare, suite_of, train_suite
 from transformer_architectures.utils.console import (
+    App,
     BatchSize,
     BatchTokens,
     Debug,
@@ -21,7 +22,6 @@ from transformer_architectures.utils.console import (
     Overrides,
     Resume,
     errors_in_one_line,
-    run_app,
     write_lines,
 )
 
@@ -34,7 +34,7 @@ def run_command(architecture: str, models: Models, train: Train) -> None:
 
     Without ``--config`` it is the architecture's default.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = App(f"python -m transformer_architectures.architectures.{architecture}.training")
 
     @app.command()
     def command(
@@ -54,37 +54,35 @@ def run_command(architecture: str, models: Models, train: Train) -> None:
             train_config(models, train, path, [*(set or []), *options], resume)
 
     command.__doc__ = f"Train {architecture}."
-    run_app(app, f"python -m transformer_architectures.architectures.{architecture}.training", None)
+    app.run()
 
 
-def train_config(models: Models, train: Train, path: str, overrides: Sequence[str], resume: str | None) -> None:
-    """Trains what a config describes: one training, or all of a suite."""
-    if (suite := suite_of(path)) is None:
-        train_each_seed(models, train, path, overrides, resume)
-        return
-    if resume not in (None, "auto"):
-        raise UsageError(f"--resume {resume}: one run's, but {path} is a suite of several: give auto")
-
-    def train_one(config: str, of_suite: list[str]) -> list[SeedRun]:
-        return train_each_seed(models, train, config, [*of_suite, *overrides], resume)
-
-    found = train_suite(suite, Path(path).parent, train_one)
-    if is_first_process():
-        write_lines(compare(suite, found))
-
-
-def train_each_seed(
+def train_config(
     models: Models, train: Train, path: str, overrides: Sequence[str], resume: str | None
 ) -> list[SeedRun]:
-    """Trains a config once, or with each of its seeds, which are then summed up."""
+    """Trains a config once, with each of its seeds, or all runs of a suite. Returns the runs, of a suite those of all its configs."""
+
+    def needs_auto(several: str) -> None:
+        if resume not in (None, "auto"):
+            raise UsageError(f"--resume {resume}: one run's, but {several}: give auto")
+
+    if (suite := suite_of(path)) is not None:
+        needs_auto(f"{path} is a suite of several")
+        found = train_suite(
+            suite,
+            Path(path).parent,
+            lambda file, of_suite: train_config(models, train, file, [*of_suite, *overrides], resume),
+        )
+        if is_first_process():
+            write_lines(compare(suite, found))
+        return [run for runs in found.values() for run in runs]
     config = load_sections(path, models, overrides).of(TrainingConfig)
     if config.seeds == 1:
         return [SeedRun(config.seed, train(path, list(overrides), resume))]
-    if resume not in (None, "auto"):
-        raise UsageError(f"--resume {resume}: one run's, but Training.seeds is {config.seeds}: give auto")
-    seeds = range(config.seed, config.seed + config.seeds)
+    needs_auto(f"Training.seeds is {config.seeds}")
     runs = train_seeds(
-        seeds, lambda seed: train(path, [*overrides, f"Training.seed={seed}", "Training.seeds=1"], resume)
+        range(config.seed, config.seed + config.seeds),
+        lambda seed: train(path, [*overrides, f"Training.seed={seed}", "Training.seeds=1"], resume),
     )
     if is_first_process():
         write_lines(write_summary(runs))

@@ -80,7 +80,13 @@ def train_suite(
     Args:
         folder: where the configs lie.
         train: trains a config with these overrides, each of its seeds.
+
+    Raises:
+        ConfigError: a config is missing, or a suite itself.
     """
+    for run in suite.runs:
+        if suite_of(folder / run.config) is not None:
+            raise ConfigError(f"{folder / run.config}: a suite: name its configs here instead")
     found: dict[str, list[SeedRun]] = {}
     for number, run in enumerate(suite.runs, start=1):
         say_once(f"{run.name} ({number} of {len(suite.runs)})")
