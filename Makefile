@@ -5,6 +5,9 @@ UV := .uv/bin/uv
 NEEDS_UV := .uv/bin/uv
 endif
 PYTHON ?= python3
+# Tests run on all cores; `make test WORKERS=0` runs them in one process, as a debugger needs it.
+WORKERS ?= auto
+PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist loadgroup
 
 .PHONY: setup train test test-all test-faults check format format-check typecheck bench-env clean
 
@@ -16,10 +19,10 @@ train: $(NEEDS_UV)
 	$(UV) run python -m transformer_architectures.architectures.vanilla.training $(ARGS)
 
 test: $(NEEDS_UV)
-	$(UV) run --group dev pytest $(ARGS)
+	$(UV) run --group dev pytest $(PARALLEL) $(ARGS)
 
 test-all: $(NEEDS_UV)
-	$(UV) run --group dev pytest -m "not faults" $(ARGS)
+	$(UV) run --group dev pytest -m "not faults" $(PARALLEL) $(ARGS)
 
 # Every promise of docs/reliability.md in its long form: about an hour.
 test-faults: $(NEEDS_UV)

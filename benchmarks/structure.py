@@ -2,11 +2,12 @@
 
 uv run python -m benchmarks.structure [--config configs/vanilla_default.yaml] [--package DIR]
 
-It starts `tarch train` on the config with one step of few examples, and stops it at the first softmax or fused attention product:
+It starts `tarch train` on the config with one step of few examples, and stops it before the backward pass:
 
-- frames, files: calls of the package on the stack at that moment, and the files that they are in;
+- frames, files: calls of the package on the stack at the first softmax or fused attention product, and the files that they are in;
 - inside the model: those of them from the model's own method on;
-- files of an example: files of the package in which a function ran between the call for the first batch and the model;
+- files of an example: files of the package in which a function ran from the call for the first batch to the end of the loss. The model's
+  own calls, and what they call, are not counted;
 - files, lines of the package: all of it.
 
 The counts of another checkout: ``PYTHONPATH=OTHER python benchmarks/structure.py --config ...``.
@@ -31,7 +32,7 @@ SMALL = {
 
 
 class Seen(BaseException):
-    """The product was reached: everything is counted."""
+    """The loss was reached: everything is counted."""
 
 
 def package_frames(frame: FrameType | None, package: Path) -> Iterator[str]:
@@ -44,6 +45,11 @@ def package_frames(frame: FrameType | None, package: Path) -> Iterator[str]:
         frame = frame.f_back
 
 
+def is_of_model(path: Path) -> bool:
+    """Whether a file of the package is that of an architecture's model."""
+    return path.parts[0] == "architectures" and path.name == "transformer.py"
+
+
 def count(config: str) -> dict[str, Any]:
     """Runs the training and counts."""
     import transformer_architectures
@@ -54,29 +60,38 @@ def count(config: str) -> dict[str, Any]:
     files_of_example: set[str] = set()
     is_loading = False
 
-    def stop(original: Callable[..., Any]) -> Callable[..., Any]:
-        def stopped(*arguments: Any, **options: Any) -> Any:
-            if not is_loading:  # a softmax before the first batch is none of attention
-                return original(*arguments, **options)
-            sys.setprofile(None)
-            frames = list(package_frames(sys._getframe(1), package))
-            found.update(frames=frames)
-            raise Seen
+    def watch(original: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any, **options: Any) -> Any:
+            if is_loading and not found:  # a softmax before the first batch is none of attention
+                found.update(frames=list(package_frames(sys._getframe(1), package)))
+            return original(*arguments, **options)
 
-        return stopped
+        return watched
+
+    def backward(*arguments: Any, **options: Any) -> None:
+        sys.setprofile(None)
+        raise Seen
+
+    inside_model: FrameType | None = None
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal is_loading
-        if event != "call":
+        nonlocal is_loading, inside_model
+        if event == "return" and frame is inside_model:
+            inside_model = None
+        if event != "call" or inside_model is not None:
             return
         if frame.f_code.co_name == "train_dataloader":
             is_loading = True
         path = Path(frame.f_code.co_filename)
-        if is_loading and package in path.parents:
-            files_of_example.add(str(path.relative_to(package)))
+        if is_loading and package in path.parents and not frame.f_code.co_name.startswith("<"):
+            if is_of_model(path.relative_to(package)):
+                inside_model = frame
+            else:
+                files_of_example.add(str(path.relative_to(package)))
 
-    torch.Tensor.softmax = stop(torch.Tensor.softmax)  # type: ignore[method-assign]
-    F.scaled_dot_product_attention = stop(F.scaled_dot_product_attention)
+    torch.Tensor.softmax = watch(torch.Tensor.softmax)  # type: ignore[method-assign]
+    F.scaled_dot_product_attention = watch(F.scaled_dot_product_attention)
+    torch.Tensor.backward = backward  # type: ignore[assignment]
     name = Path(config).stem.split("_")[0]
     overrides = ["Training.max_steps=1", "Training.precision=fp32", "Data.num_workers=0", *SMALL.get(name, [])]
     sys.setprofile(profile)
@@ -87,24 +102,19 @@ def count(config: str) -> dict[str, Any]:
     finally:
         sys.setprofile(None)
     frames: list[str] = found["frames"]
-    of_model = [
-        index
-        for index, frame in enumerate(frames)
-        if frame.split(":")[0].startswith("architectures/") and "transformer.py" in frame
-    ]
+    of_model = [index for index, frame in enumerate(frames) if is_of_model(Path(frame.split(":")[0]))]
     inside = frames[: of_model[-1] + 1] if of_model else []
-    model_files = {frame.split(":")[0] for frame in inside}
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in package.rglob("*.py")}
     return {
         "config": config,
         "frames": len(frames),
         "files on the stack": len({frame.split(":")[0] for frame in frames}),
         "calls inside the model": len(inside),
-        "files of an example": len(files_of_example - model_files),
+        "files of an example": len(files_of_example),
         "files of the package": len(lines),
         "lines of the package": sum(lines.values()),
         "stack": frames[::-1],
-        "example": sorted(files_of_example - model_files),
+        "example": sorted(files_of_example),
     }
 
 

@@ -125,10 +125,10 @@ class NoCallsWhileTraining:
         )
         run = Trainer.run
 
-        def guarded_run(trainer: Trainer) -> None:
+        def guarded_run(trainer: Trainer, *arguments: Any) -> None:
             training.set()
             try:
-                run(trainer)
+                run(trainer, *arguments)
             finally:
                 training.clear()
             assert not calls, calls[0]

@@ -304,8 +304,12 @@ def test_a_model_folder_reads_no_file_that_its_manifest_does_not_list(tmp_path: 
 @pytest.mark.parametrize("task", ["../vanilla", "os", "x:y"])
 def test_a_task_names_no_module(task: str, tmp_path: Path) -> None:
     files = files_of(GOLDEN / "text_classification")
-    config = {**json.loads(files["config.json"]), "task": task, "architecture": "os:system"}
-    write(tmp_path / "model", {**files, "config.json": json.dumps(config).encode()})
-    seal(tmp_path / "model")
-    with pytest.raises(TransformerArchitecturesError, match="nothing here can do"):
-        open_model_folder(tmp_path / "model").load("cpu")
+    for named, message in (
+        ({"task": task}, f"bert has no task {task} .known: "),
+        ({"task": task, "architecture": "os:system"}, "architecture os:system is not installed .known: "),
+    ):
+        config = {**json.loads(files["config.json"]), **named}
+        write(tmp_path / "model", {**files, "config.json": json.dumps(config).encode()})
+        seal(tmp_path / "model")
+        with pytest.raises(TransformerArchitecturesError, match=message):
+            open_model_folder(tmp_path / "model").load("cpu")

@@ -129,7 +129,7 @@ def test_classes_that_no_score_is_of_are_said_before_training(files: Path, capsy
     assert "validation: 3 classes scored" in (said := capsys.readouterr().err)
     assert "1 skipped (1 without annotation, 0 without a positive)" in said
     (files / "validation.csv").write_text("\n".join(row[:-1] + "0" if row[-1] == "1" else row for row in kept) + "\n")
-    with pytest.raises(DataError, match="no image of the validation part is verified to show a class"):
+    with pytest.raises(DataError, match="no image of the validation split is verified to show a class"):
         make(files)
 
 

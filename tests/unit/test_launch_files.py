@@ -59,8 +59,8 @@ def torchrun_of(script: str) -> list[str]:
     values = {
         "architecture": "vanilla",
         "ARCHITECTURE": "vanilla",
-        "config": "c.yaml",
-        "CONFIG": "c.yaml",
+        "config": "configs/vanilla_default.yaml",
+        "CONFIG": "configs/vanilla_default.yaml",
         "head_node": "node1",
     }
     command = re.sub(r'\$\(echo "[^"]*" \| head -n 1\)|\$\(\([^)]*\)\)|\$\{\w+:-\d+\}', "8", command)
@@ -216,7 +216,10 @@ def test_a_slurm_job_that_ends_by_itself_is_not(tmp_path: Path, code: int) -> No
 
 def test_a_slurm_job_says_what_it_needs(tmp_path: Path) -> None:
     cluster = FakeCluster(tmp_path)
-    for arguments, changes, name in (((), {}, "usage"), (("c.yaml",), {"CHECKPOINT_ROOT": ""}, "all nodes see")):
+    for arguments, changes, name in (
+        ((), {}, "usage"),
+        (("configs/vanilla_default.yaml",), {"CHECKPOINT_ROOT": ""}, "all nodes see"),
+    ):
         job = cluster.start(*arguments, **changes)
         assert job.wait(timeout=60) != 0 and job.stderr is not None and name in job.stderr.read().decode()
     assert cluster.lines() == []

@@ -15,7 +15,8 @@ from spawned_ranks import be_rank, free_port
 from torch import Tensor, nn
 from toy_task import ToyData, ToyTask
 
-from transformer_architectures.architectures.vanilla import training as vanilla
+from transformer_architectures.architectures.train import train
+from transformer_architectures.architectures.vanilla.training import VANILLA
 from transformer_architectures.errors import (
     CheckpointError,
     ConfigError,
@@ -145,7 +146,7 @@ def test_a_missing_data_file(root: Path, tmp_path: Path) -> None:
         f"Data: {{train: {{file: {tmp_path / 'nothing.tsv'}}}, cache_dir: {tmp_path / 'cache'}}}\n"
     )
     with pytest.raises(DataError, match="nothing.tsv"):
-        vanilla.train(str(config), [f"Training.checkpoint_root={root}"], None)
+        train(VANILLA, str(config), [f"Training.checkpoint_root={root}"], None)
     assert not root.exists()
 
 

@@ -400,7 +400,7 @@ def test_a_run_is_mirrored_to_the_server(root: Path, server: str, monkeypatch: p
     assert run.data.params == {"Model.embed_dim": "8"}
     for uri, run_id in ((server, run.info.run_id), (local_uri(root), tracker.run_id)):
         assert points(uri, run_id) == {("loss", step): 1 for step in range(5)}
-        assert artifacts(uri, run_id, "images") == {f"pictures/p_{step:08d}.png" for step in range(5)}
+        assert artifacts(uri, run_id, "images") == {f"images/p_{step:08d}.png" for step in range(5)}
 
 
 def test_sync_brings_a_run_to_a_server_that_is_named_later(

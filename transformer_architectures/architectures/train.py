@@ -15,7 +15,6 @@ from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.runs.command import run_command
 from transformer_architectures.training.runs.finish import FinishedRun, report
 from transformer_architectures.training.runs.run import RunContext, run_training
-from transformer_architectures.training.task import DataModule
 from transformer_architectures.utils.console import tarch, write_lines
 
 
@@ -80,7 +79,7 @@ def train(architecture: Architecture, config_path: str, overrides: Sequence[str]
     opened = open_config(architecture, config_path, overrides)
     data_config, tasks = opened.sections["Data"], list[PredictorTask]()
 
-    def build(context: RunContext) -> tuple[PredictorTask, DataModule]:
+    def build(context: RunContext) -> tuple[PredictorTask, Any]:
         config, pretrained, model_class = opened.training_config, opened.pretrained, architecture.models[opened.task]
         data = opened.task.build_data(opened.model_config, config, data_config, pretrained, context)
         tasks.append(opened.task(model_class, opened.sections["Model"], config, data, pretrained))
