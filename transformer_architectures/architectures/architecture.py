@@ -1,6 +1,6 @@
 """What an architecture declares: everything else is derived from it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,7 @@ from torch import nn
 from transformer_architectures.architectures.model_config import TransformerModelConfig
 from transformer_architectures.config import Sections, StrictModel
 from transformer_architectures.errors import ConfigError, UsageError
+from transformer_architectures.pretrained.published_folder import PublishedFormat
 from transformer_architectures.tasks.task import PredictorTask
 
 
@@ -28,14 +29,14 @@ class Architecture:
         model_config: the model of the `Model:` section.
         models: for each task the model class, called with a ``model_config``. All tasks of an architecture share their `Training:` and
             `Data:` sections; which of them a config asks for is said by its data (`PredictorTask.reads`).
-        read_pretrained: reads the folder that ``Model.pretrained`` names.
+        published: the forms of published checkpoints that are read.
         check: raises `ConfigError` for sections that do not fit together in this architecture.
     """
 
     name: str
     model_config: type[TransformerModelConfig]
     models: Mapping[type[PredictorTask], Callable[[Any], nn.Module]]
-    read_pretrained: Callable[[Any], Any] | None = None
+    published: Sequence[PublishedFormat] = ()
     check: Callable[[str, Sections], None] = accept
 
     def __post_init__(self) -> None:

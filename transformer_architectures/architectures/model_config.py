@@ -1,6 +1,7 @@
 """What the `Model:` sections of all architectures share."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
@@ -18,6 +19,14 @@ class TransformerModelConfig(StrictModel):
     An architecture adds its own keys, and sets other defaults by declaring a field again. ``pretrained`` names a folder from which a
     training takes weights, sizes and tokenizer: what is not given comes from there, not from the defaults.
     """
+
+    # With `pretrained`: keys that fine-tuning may choose anew (all else belongs to the weights); keys that say the same in another
+    # way, with the attribute to compare; parts of the model whose rows are classes.
+    chosen_anew: ClassVar[frozenset[str]] = frozenset(
+        {"dropout", "attention_dropout", "activation_dropout", "attention_backend"}
+    )
+    same_as: ClassVar[Mapping[str, str]] = {}
+    classifiers: ClassVar[frozenset[str]] = frozenset()
 
     architecture: str
     embed_dim: int = Field(256, ge=2, le=2**16)

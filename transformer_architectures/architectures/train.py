@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformer_architectures.architectures.architecture import Architecture
+from transformer_architectures.architectures.model_config import TransformerModelConfig
 from transformer_architectures.architectures.registry import architecture_names, find_architecture
 from transformer_architectures.config import Sections, load_sections
 from transformer_architectures.config.loader import read_sections
 from transformer_architectures.errors import ConfigError
+from transformer_architectures.pretrained.start import read_pretrained
 from transformer_architectures.tasks.task import PredictorTask
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.runs.command import run_command
@@ -65,9 +67,7 @@ def open_config(architecture: Architecture, config_path: str, overrides: Sequenc
     model_config, data_config = sections["Model"], sections["Data"]
     pretrained = None
     if getattr(model_config, "pretrained", ""):
-        if architecture.read_pretrained is None:
-            raise ConfigError(f"{config_path}: Model: pretrained: {architecture.name} cannot start from a folder")
-        pretrained = architecture.read_pretrained(model_config)
+        pretrained = read_pretrained(sections.of(TransformerModelConfig), architecture)
         model_config = pretrained.model_config
     task = architecture.task_for(data_config)
     task.check(config_path, sections, model_config, pretrained)

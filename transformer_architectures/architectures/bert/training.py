@@ -4,7 +4,7 @@ uv run python -m transformer_architectures.architectures.bert.training [--config
 """
 
 from transformer_architectures.architectures.architecture import Architecture
-from transformer_architectures.architectures.bert.pretrained_start import read_pretrained
+from transformer_architectures.architectures.bert import published
 from transformer_architectures.architectures.bert.transformer import (
     BertForMaskedLM,
     BertForSeqClassification,
@@ -24,7 +24,7 @@ BERT = Architecture(
         TextClassificationTask: BertForSeqClassification,
         TokenClassificationTask: BertForTokenClassification,
     },
-    read_pretrained=read_pretrained,
+    published=(published.BERT.format,),
 )
 
 if __name__ == "__main__":

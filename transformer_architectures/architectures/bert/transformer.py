@@ -36,6 +36,9 @@ Hidden = Float[Tensor, "batch length embed_dim"]
 class BertModelConfig(TransformerModelConfig):
     """Sizes and choices. ``pre_layernorm: false`` is the published form. ``num_labels`` and ``pooling`` are for classification only."""
 
+    chosen_anew = TransformerModelConfig.chosen_anew | {"classifier_dropout", "pooling", "num_labels"}
+    classifiers = frozenset({"sequence_head", "token_head"})
+
     architecture: Literal["bert"] = "bert"
     vocab_size: int = Field(8000, ge=5, le=2**24)
     num_layers: int = Field(4, ge=1, le=1000, validation_alias=AliasChoices("num_layers", "num_stacks"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from transformer_architectures.datasets.cached_folder import cached_folder
-from transformer_architectures.tokenization import SubwordTokenizer, Tokenizer, WordPieceTokenizer
+from transformer_architectures.tokenization import SubwordTokenizer, Tokenizer, WordPieceTokenizer, read_tokenizer
 
 AnyTokenizer = TypeVar("AnyTokenizer", bound=Tokenizer)
 
@@ -52,7 +52,7 @@ class TokenizerKind(Generic[AnyTokenizer]):
 
 
 WORDPIECE = TokenizerKind(
-    "wordpiece", WordPieceTokenizer.train, WordPieceTokenizer.load, WordPieceTokenizer.read, ("lowercase",)
+    "wordpiece", WordPieceTokenizer.train, WordPieceTokenizer.load, read_tokenizer, ("lowercase",)
 )
 
 
