@@ -123,13 +123,13 @@ def find_published(path: Path) -> PublishedFolder | None:
     content = read_json(path, CONFIG)
     architectures = all_architectures()
     for architecture in architectures:
-        for format in architecture.published:
+        for format in architecture.formats:
             if format.recognises(content):
                 return PublishedFolder(path, architecture, format)
     kinds = [f"{key} {content[key]}" for key in ("model_type", "architecture") if key in content]
     if not kinds:
         return None
-    known = ", ".join(format.name for architecture in architectures for format in architecture.published)
+    known = ", ".join(format.name for architecture in architectures for format in architecture.formats)
     raise UnknownModelError(f"{path}: nothing is known of a model of {', '.join(kinds)} (known: {known})")
 
 

@@ -91,7 +91,7 @@ def read_pretrained(config: M, architecture: "Architecture | None" = None) -> Pr
     if (path / MANIFEST).is_file():
         return _from_our_folder(config, open_model_folder(path))
     architecture = architecture or find_architecture(config.architecture)
-    formats = () if architecture is None else architecture.published
+    formats = [] if architecture is None else architecture.formats
     if not is_published(path, formats):
         known = " or ".join(format.name for format in formats)
         raise ConfigError(

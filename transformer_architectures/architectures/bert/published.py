@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from transformer_architectures.architectures.bert.transformer import BertModelConfig
+from transformer_architectures.architectures.family import Family
 from transformer_architectures.errors import UnknownModelError
 from transformer_architectures.pretrained.config_map import (
     ACTIVATIONS,
@@ -44,12 +45,12 @@ HEADS = {
 }
 
 
-@dataclass(frozen=True)
-class PublishedEncoder:
+@dataclass(frozen=True, kw_only=True)
+class PublishedEncoder(Family):
     """How a family of encoders is published. In names, `{prefix}` is that under a head, `{i}` a layer, `{kind}` weight or bias.
 
     Attributes:
-        name: for messages; model_type: as in ``config.json``.
+        name: of the family, and its ``model_type`` in ``config.json``; title: for messages.
         prefix: of the encoder's weights under a head.
         classes: their classes, each with the head that it has in our models, or "".
         keys: of ``config.json``.
@@ -59,8 +60,7 @@ class PublishedEncoder:
         left_out: what has no place in our models, by the beginning of its names.
     """
 
-    name: str
-    model_type: str
+    title: str
     prefix: str
     classes: Mapping[str, str]
     keys: Sequence[ConfigEntry]
@@ -69,15 +69,19 @@ class PublishedEncoder:
     decoder: str
     parts: Mapping[str, Sequence[Entry]]
     left_out: Mapping[str, str]
-    family: str | None = None
 
     # ---------------------------------------------------------------- config.json
     def config_map(self, parts: Collection[str]) -> ConfigMap:
         """Keys of a model with these parts. Only a masked language model has something to tie."""
-        keys = [*self.keys, Theirs("is_decoder", False, False), Theirs("add_cross_attention", False, False)]
+        keys = [
+            *(Ours(key, value) for key, value in self.fixed.items()),
+            *self.keys,
+            Theirs("is_decoder", False, False),
+            Theirs("add_cross_attention", False, False),
+        ]
         keys += [Theirs("pruned_heads", {}, False)]
         keys += [Theirs("tie_word_embeddings", True)] if "masked_lm_head" in parts else []
-        return ConfigMap(self.name, keys, () if "masked_lm_head" in parts else ["tie_word_embeddings"])
+        return ConfigMap(self.title, keys, () if "masked_lm_head" in parts else ["tie_word_embeddings"])
 
     def config_to_ours(
         self, config: Mapping[str, Any], weights: Mapping[str, Tensor], model: type[BertModelConfig] = BertModelConfig
@@ -87,12 +91,13 @@ class PublishedEncoder:
         Raises:
             UnknownModelError: a key is of a wrong type, or asks for what `Bert` cannot do.
         """
-        if config.get("model_type") != self.model_type:
-            raise UnknownModelError(f"no {self.name}: its model_type is {config.get('model_type')}")
+        if config.get("model_type") != self.name:
+            raise UnknownModelError(f"no {self.title}: its model_type is {config.get('model_type')}")
         parts = self.parts_of(config.get("architectures"), weights)
         heads = [self._first_name(part) for part in ("sequence_head", "token_head") if part in parts]
         more: dict[str, Any] = {"num_labels": len(weights[heads[0]]) if heads else 0}
-        more |= {} if self.family is None else {"family": self.family}
+        if self.name != model.model_fields["architecture"].default:
+            more["family"] = self.name
         return self.config_map(parts).to_ours(model, config, **more)
 
     def config_to_theirs(
@@ -107,13 +112,13 @@ class PublishedEncoder:
             UnknownModelError: the model computes something that theirs does not.
         """
         if "sequence_head" in parts and config.pooling != "cls":
-            raise UnknownModelError(f"no {self.name}: pooling is {config.pooling}, not cls")
+            raise UnknownModelError(f"no {self.title}: pooling is {config.pooling}, not cls")
         theirs = self.config_map(parts).to_theirs(config)
         if not theirs.get("type_vocab_size", 1):
-            raise UnknownModelError(f"no {self.name}: token_types is 0")
+            raise UnknownModelError(f"no {self.title}: token_types is 0")
         kind = next((name for name, part in self.classes.items() if part in parts), next(iter(self.classes)))
         labels = named_labels(list(classes) or numbered_classes(config.num_labels))
-        return {"model_type": self.model_type, "architectures": [kind], **theirs, **labels}
+        return {"model_type": self.name, "architectures": [kind], **theirs, **labels}
 
     # ---------------------------------------------------------------- weights
     def weight_map(self, config: BertModelConfig, parts: Collection[str], has_prefix: bool | None = None) -> WeightMap:
@@ -130,7 +135,7 @@ class PublishedEncoder:
             entries[-1] = Tied((ours, "masked_lm_head.decoder.weight"), (self.tokens, self.decoder))
         entries += [entry for part in self.parts if part in parts for entry in self.parts[part]]
         filled = for_each(entries, prefix=[prefix], i=range(config.num_layers), kind=("weight", "bias"))
-        numbers = torch.arange(config.max_positions)[None].float()
+        numbers = torch.arange(config.max_positions + config.position_offset)[None].float()
         return WeightMap([*filled, Computed((), (f"{prefix}embeddings.position_ids",), numbers, is_written=False)])
 
     def parts_of(self, architectures: Sequence[str] | None, weights: Mapping[str, Tensor]) -> list[str]:
@@ -165,11 +170,9 @@ class PublishedEncoder:
         return PublishedModel(config, ours, tuple(sorted(set(dropped.values()))))
 
     @property
-    def format(self) -> PublishedFormat:
-        """As an architecture declares it."""
-        return PublishedFormat(
-            self.name, lambda content: content.get("model_type") == self.model_type, self.read, HEADS
-        )
+    def published(self) -> PublishedFormat:
+        """See `Family.published`."""
+        return PublishedFormat(self.title, lambda content: content.get("model_type") == self.name, self.read, HEADS)
 
     def _first_name(self, part: str) -> str:
         name = self.parts[part][0].theirs
@@ -180,14 +183,11 @@ def _modern(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-# What all these models have in common, as a declaration of ours.
-POST_NORM: list[ConfigEntry] = [
-    Ours("pre_layernorm", False),
-    Ours("positions", "learned"),
-    Ours("activation_dropout", 0.0),
-]
+# What all these families have in common.
+POST_NORM: dict[str, Any] = {"pre_layernorm": False, "positions": "learned"}
 
 SIZES: list[ConfigEntry] = [
+    Ours("activation_dropout", 0.0),
     Key("vocab_size", "vocab_size", 30522),
     Key("embed_dim", "hidden_size", 768),
     Key("num_layers", "num_hidden_layers", 12),
@@ -236,8 +236,10 @@ BACKBONE: list[Entry] = [
 ]
 
 BERT = PublishedEncoder(
-    name="BERT",
-    model_type="bert",
+    name="bert",
+    title="BERT",
+    fixed={**POST_NORM, "position_offset": 0, "pooler_activation": "tanh", "dropout_before_pooler": False},
+    defaults={"layer_norm_eps": 1e-12, "token_types": 2, "activation": "gelu"},
     prefix="bert.",
     classes={
         "BertModel": "",
@@ -247,7 +249,6 @@ BERT = PublishedEncoder(
         "BertForTokenClassification": "token_head",
     },
     keys=[
-        *POST_NORM,
         *SIZES,
         Key("activation", "hidden_act", "gelu", values=ACTIVATIONS),
         Key("max_positions", "max_position_embeddings", 512),
@@ -272,5 +273,5 @@ PublishedBert = PublishedModel
 config_from_bert, config_to_bert, bert_weight_map, parts_of = (
     BERT.config_to_ours, BERT.config_to_theirs, BERT.weight_map, BERT.parts_of,
 )  # fmt: skip
-read_bert_folder = partial(read_published_folder, formats=[BERT.format], model_config=BertModelConfig)
-is_bert_folder = partial(is_published, formats=[BERT.format])
+read_bert_folder = partial(read_published_folder, formats=[BERT.published], model_config=BertModelConfig)
+is_bert_folder = partial(is_published, formats=[BERT.published])

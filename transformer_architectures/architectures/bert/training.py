@@ -24,7 +24,7 @@ BERT = Architecture(
         TextClassificationTask: BertForSeqClassification,
         TokenClassificationTask: BertForTokenClassification,
     },
-    published=(published.BERT.format,),
+    families=(published.BERT,),
 )
 
 if __name__ == "__main__":
