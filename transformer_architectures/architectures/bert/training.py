@@ -4,7 +4,7 @@ uv run python -m transformer_architectures.architectures.bert.training [--config
 """
 
 from transformer_architectures.architectures.architecture import Architecture
-from transformer_architectures.architectures.bert import published
+from transformer_architectures.architectures.bert.published import BERT as BERT_FAMILY
 from transformer_architectures.architectures.bert.transformer import (
     BertForMaskedLM,
     BertForSeqClassification,
@@ -24,7 +24,9 @@ BERT = Architecture(
         TextClassificationTask: BertForSeqClassification,
         TokenClassificationTask: BertForTokenClassification,
     },
-    families=(published.BERT,),
+    families=(
+        BERT_FAMILY,
+    ),
 )
 
 if __name__ == "__main__":
