@@ -5,6 +5,7 @@ uv run python -m transformer_architectures.architectures.bert.training [--config
 
 from transformer_architectures.architectures.architecture import Architecture
 from transformer_architectures.architectures.bert.published import BERT as BERT_FAMILY
+from transformer_architectures.architectures.bert.roberta import ROBERTA
 from transformer_architectures.architectures.bert.transformer import (
     BertForMaskedLM,
     BertForSeqClassification,
@@ -26,6 +27,7 @@ BERT = Architecture(
     },
     families=(
         BERT_FAMILY,
+        ROBERTA,
     ),
 )
 
