@@ -25,7 +25,7 @@ IGNORED = frozenset("""
     unk_token_id forced_bos_token_id forced_eos_token_id bad_words_ids suppress_tokens begin_suppress_tokens max_length min_length
     do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p repetition_penalty
     length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate
-    remove_invalid_values exponential_decay_length_penalty
+    remove_invalid_values exponential_decay_length_penalty sinusoidal_pos_embds tie_weights_
     directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type encoder_stride
     """.split())
 
