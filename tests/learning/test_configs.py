@@ -317,6 +317,7 @@ def documents(folder: Path) -> None:
 # Configs that pre-train a family, each with what its tokenizer's mask is called.
 ENCODER_FAMILIES: dict[str, str] = {
     "bert_roberta": "<mask>",
+    "bert_distilbert": "[MASK]",
 }  # fmt: skip
 
 

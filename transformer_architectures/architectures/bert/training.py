@@ -4,6 +4,7 @@ uv run python -m transformer_architectures.architectures.bert.training [--config
 """
 
 from transformer_architectures.architectures.architecture import Architecture
+from transformer_architectures.architectures.bert.distilbert import DISTILBERT
 from transformer_architectures.architectures.bert.published import BERT as BERT_FAMILY
 from transformer_architectures.architectures.bert.roberta import ROBERTA
 from transformer_architectures.architectures.bert.transformer import (
@@ -28,6 +29,7 @@ BERT = Architecture(
     families=(
         BERT_FAMILY,
         ROBERTA,
+        DISTILBERT,
     ),
 )
 
