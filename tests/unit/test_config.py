@@ -347,6 +347,7 @@ def test_shipped_configs_fit_their_models(path: Path, monkeypatch: pytest.Monkey
         "SENTIMENT_DIR",
         "UD_EWT_DIR",
         "WNUT17_DIR",
+        "DOCUMENTS_DIR",
     ):
         monkeypatch.setenv(name, "/data/dummy")
     if (suite := suite_of(path)) is not None:
