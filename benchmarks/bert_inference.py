@@ -24,7 +24,7 @@ from transformer_architectures.architectures.bert import BertForSeqClassificatio
 from transformer_architectures.architectures.bert.published import read_bert_folder
 from transformer_architectures.datasets.text import bible
 from transformer_architectures.datasets.text.windowed_text import encode_texts
-from transformer_architectures.pretrained.loading import load_weights
+from transformer_architectures.pretrained.start import load_weights
 from transformer_architectures.tasks.line_predictor import TextOptions
 from transformer_architectures.tasks.text_classification import TextClassifierSettings, text_logits
 from transformer_architectures.training.precision import apply_runtime_settings

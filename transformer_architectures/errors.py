@@ -61,6 +61,12 @@ class ModelFolderError(TransformerArchitecturesError):
     """A finished model folder is incomplete, damaged or of another task."""
 
 
+class UnknownModelError(ModelFolderError, UsageError):
+    """A published checkpoint's folder is of a model that this library does not have."""
+
+    exit_code = 2
+
+
 class NonFiniteError(TransformerArchitecturesError):
     """Loss or gradient became NaN or infinite; the weights were left as they were before the step."""
 

@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import random
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -213,7 +215,7 @@ def test_two_steps_of_the_digits(seed: int, tmp_path: Path, capfd: pytest.Captur
 
 def test_every_config_is_here() -> None:
     of_suite = {"bert_default", "bert_pretrain", "bert_classify", "bert_tag"}
-    known = {*LAYOUTS, "vanilla_default", *IMAGE_LAYOUTS, "vit_default", *TEXT_LAYOUTS, *of_suite}
+    known = {*LAYOUTS, "vanilla_default", *IMAGE_LAYOUTS, "vit_default", *TEXT_LAYOUTS, *ENCODER_FAMILIES, *of_suite}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == known
 
 
@@ -305,6 +307,57 @@ def test_two_steps_on_texts(
     assert ("the tags are BIO, used as they stand" in capfd.readouterr().err) == (config == "bert_wnut17")
     rows = load_model(finished.model_folder, device="cpu").predict(["house tree", "", "stone " * 300])
     assert [list(row) for row in rows] == [columns] * 3
+
+
+def documents(folder: Path) -> None:
+    for name in "ab":
+        write_lines(folder / f"{name}.txt.gz", [line for text in sentences(60)["en"] for line in (text, "")])
+
+
+# Configs that pre-train a family, each with what its tokenizer's mask is called.
+ENCODER_FAMILIES: dict[str, str] = {
+    "bert_roberta": "<mask>",
+    "bert_distilbert": "[MASK]",
+}  # fmt: skip
+
+
+def tarch(*arguments: str) -> str:
+    command = [sys.executable, "-m", "transformer_architectures.cli", *arguments]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("config", ENCODER_FAMILIES)
+def test_two_steps_of_every_task_of_a_family(
+    config: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pre-training through its config, then classification and tagging from what it left, on the command line."""
+    family = config.removeprefix("bert_")
+    steps = [line for line in TINY_BERT if not line.startswith("Model.")]
+    steps += ["Training.accumulation_steps=1", f"Data.cache_dir={tmp_path / 'cache'}"]
+    sizes = [line for line in TINY_BERT if line.startswith("Model.")] + ["Model.vocab_size=300"]
+    of_rows = ["Data.max_length=64", "Data.validation_fraction=0.3"]
+    monkeypatch.delenv("PRETRAINED_DIR", raising=False)
+    for task, name, variable, write in (
+        ("masked_language_model", config, "DOCUMENTS_DIR", documents),
+        ("text_classification", "bert_sentiment", "SENTIMENT_DIR", sentiment),
+        ("token_classification", "bert_wnut17", "WNUT17_DIR", wnut17),
+    ):
+        files, root = tmp_path / f"files of {task}", tmp_path / task
+        files.mkdir()
+        write(files)
+        monkeypatch.setenv(variable, str(files))
+        overrides = [*steps, f"Training.checkpoint_root={root}", f"Model.family={family}"]
+        overrides += [*sizes, *of_rows] if task == "masked_language_model" else []
+        tarch("train", str(CONFIGS / f"{name}.yaml"), *(word for line in overrides for word in ("--set", line)))
+        (folder,) = (root / "bert").glob("*/model")
+        assert json.loads((folder / "results.json").read_text())["task"] == task
+        assert json.loads((folder / "config.json").read_text())["model"]["family"] == family
+        if task == "masked_language_model":
+            monkeypatch.setenv("PRETRAINED_DIR", str(folder))
+        text = f"house {ENCODER_FAMILIES[config]} river"
+        assert len(tarch("predict", str(folder), text, "stone " * 300, "").splitlines()) == 3
 
 
 def test_the_suite_of_the_default(seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -266,7 +266,7 @@ def test_what_our_model_cannot_be_is_refused_in_one_line(seed: int, tmp_path: Pa
     refused_config("tie_word_embeddings is false", tie_word_embeddings=False)
     refused_config("hidden_size", hidden_size="wide")
     refused_config("impossible: embed_dim", num_attention_heads=77)
-    refused_config("model_type is roberta", model_type="roberta")
+    refused_config("model_type roberta", model_type="roberta")
     refused_config("BertForQuestionAnswering is not one of", architectures=["BertForQuestionAnswering"])
     refused_config(r"encoder.layer.\d+.* is missing", num_hidden_layers=78)
     refused_config("tokenizer has", vocab_size=7)

@@ -26,7 +26,6 @@ from transformers import MarianMTModel
 from transformers import MarianTokenizer as TheirTokenizer
 
 from transformer_architectures import load_model
-from transformer_architectures.architectures.vanilla.pretrained_start import read_pretrained
 from transformer_architectures.architectures.vanilla.published import (
     config_from_marian,
     config_to_marian,
@@ -36,6 +35,7 @@ from transformer_architectures.architectures.vanilla.published import (
 from transformer_architectures.architectures.vanilla.transformer import Transformer, VanillaModelConfig
 from transformer_architectures.errors import ConfigError, ModelFolderError
 from transformer_architectures.generation import GenerationConfig
+from transformer_architectures.pretrained.start import read_pretrained
 from transformer_architectures.tasks.translation import Translator
 from transformer_architectures.tokenization import MarianTokenizer, load_tokenizer
 
@@ -192,7 +192,8 @@ def test_what_the_block_cannot_do_is_refused_in_one_line(seed: int, change: dict
 
 def test_a_folder_is_read_as_they_read_it(seed: int, tmp_path: Path) -> None:
     theirs = write_marian_folder(tmp_path, seed)
-    config, weights, tokenizer = read_marian_folder(tmp_path)
+    found = read_marian_folder(tmp_path)
+    config, weights, tokenizer = found.config, found.weights, found.tokenizer
     ours = Transformer(config)
     ours.load_state_dict(weights)
     ours.eval()
@@ -219,7 +220,7 @@ def test_a_folder_that_cannot_be_read_says_why_in_one_line(seed: int, tmp_path: 
         assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
     refused("model.safetensors is missing", **{"model.safetensors": None})
-    refused("save_pretrained", **{"model.safetensors": None, "pytorch_model.bin": b"pickle"})
+    refused("convert it: python -c", **{"model.safetensors": None, "pytorch_model.bin": b"pickle"})
     refused("damaged", **{"model.safetensors": files["model.safetensors"][:-9]})
     refused("config.json cannot be read", **{"config.json": None})
     refused("no JSON", **{"config.json": b"{"})
@@ -271,7 +272,8 @@ def test_a_saved_tokenizer_is_the_same(seed: int, tmp_path: Path) -> None:
 def test_beam_search_finds_what_generate_finds(seed: int, tmp_path: Path, length_penalty: float) -> None:
     limit, num_beams = 20, random.randint(2, 5)
     theirs = write_marian_folder(tmp_path, seed, max_position_embeddings=200)
-    config, weights, tokenizer = read_marian_folder(tmp_path)
+    found = read_marian_folder(tmp_path)
+    config, weights, tokenizer = found.config, found.weights, found.tokenizer
     model = Transformer(config)
     model.load_state_dict(weights)
     generation = GenerationConfig(length_penalty=length_penalty, max_length_factor=1e-9, max_length_offset=limit)
@@ -384,4 +386,4 @@ def test_weights_of_other_sizes_than_the_config_says_are_refused(seed: int, tmp_
     weights["model.encoder.layers.0.fc1.bias"] = torch.zeros(3)
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ModelFolderError, match="size mismatch for encoder"):
-        start.build_model(start.model_config)
+        start.build_model(Transformer)

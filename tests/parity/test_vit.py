@@ -44,7 +44,8 @@ from transformer_architectures.positions import resize_grid
 
 def from_folder(folder: Path) -> VisionTransformerForImageClassification:
     """A published folder as one of our models."""
-    config, weights = read_vit_folder(folder)
+    found = read_vit_folder(folder)
+    config, weights = found.config, found.weights
     model = VisionTransformerForImageClassification(config)
     model.load_state_dict(weights)
     return model.eval()
@@ -204,7 +205,7 @@ def test_a_model_is_converted_to_another_size_as_by_timm(seed: int, tmp_path: Pa
     images = random_images(ours.config)
     assert images.shape[2:] == (height, width) and difference(ours(images), theirs(images)) <= 1
     write_timm_folder(tmp_path, theirs)
-    assert read_vit_folder(tmp_path)[0] == ours.config
+    assert read_vit_folder(tmp_path).config == ours.config
 
 
 @pytest.mark.slow

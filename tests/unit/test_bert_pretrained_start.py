@@ -16,10 +16,10 @@ from transformer_architectures.architectures.bert import (
     BertForTokenClassification,
     BertModelConfig,
 )
-from transformer_architectures.architectures.bert.pretrained_start import read_pretrained
 from transformer_architectures.architectures.bert.published import bert_weight_map, config_to_bert
 from transformer_architectures.errors import ConfigError, ModelFolderError
 from transformer_architectures.pretrained.model_folder import write_model_folder
+from transformer_architectures.pretrained.start import read_pretrained
 from transformer_architectures.tokenization import SubwordTokenizer, WordPieceTokenizer
 
 TOKENIZER = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", *(f"##{c}" for c in "abc")])
@@ -176,7 +176,7 @@ def test_what_is_no_bert_of_ours_is_refused(seed: int, tmp_path: Path) -> None:
             read_pretrained(BertModelConfig(pretrained=str(folder))).build_model(BertForMaskedLM)
         assert "\n" not in str(caught.value)
 
-    refused(ConfigError, "is a model for some, and no BERT", "vit", architecture="vit")
+    refused(ConfigError, "is a model for some, and no bert", "vit", architecture="vit")
     refused(ModelFolderError, "config.json is damaged", "damaged", model={"embed_dim": "wide"})
     refused(ModelFolderError, "config.json is damaged", "missing", model=None)
     refused(ModelFolderError, "the tokenizer is not that", "subword", tokenizer=SubwordTokenizer.train(["a"], 300))

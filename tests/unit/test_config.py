@@ -7,7 +7,7 @@ import pytest
 from pydantic import AliasChoices, Field
 
 from transformer_architectures.architectures.bert import training as bert_training
-from transformer_architectures.architectures.bert.pretrained_start import FREE
+from transformer_architectures.architectures.bert.transformer import BertModelConfig
 from transformer_architectures.architectures.vanilla.data import VanillaDataConfig
 from transformer_architectures.architectures.vanilla.transformer import VanillaModelConfig
 from transformer_architectures.architectures.vit.transformer import VitModelConfig
@@ -347,6 +347,7 @@ def test_shipped_configs_fit_their_models(path: Path, monkeypatch: pytest.Monkey
         "SENTIMENT_DIR",
         "UD_EWT_DIR",
         "WNUT17_DIR",
+        "DOCUMENTS_DIR",
     ):
         monkeypatch.setenv(name, "/data/dummy")
     if (suite := suite_of(path)) is not None:
@@ -404,7 +405,7 @@ def test_the_controls_of_the_bible_are_models_of_the_same_size() -> None:
     def sizes(name: str) -> dict[str, Any]:
         run = next(run for run in suite.runs if run.name == name)
         model = load_sections(path.parent / run.config, BERT, [*run.overrides, "Model.pretrained="])["Model"]
-        return model.model_dump(exclude=FREE)
+        return model.model_dump(exclude={*BertModelConfig.chosen_anew, "pretrained"})
 
     tuned = [run for run in suite.runs if run.pretrained is not None]
     assert {run.name for run in tuned} == {"classify", "tag"}

@@ -12,7 +12,6 @@ from tiny_classifier import SIZES
 
 from transformer_architectures import load_model
 from transformer_architectures.architectures.vit.data import TransformerDataModule
-from transformer_architectures.architectures.vit.pretrained_start import PretrainedStart, read_pretrained
 from transformer_architectures.architectures.vit.published import config_to_timm, timm_weight_map
 from transformer_architectures.architectures.vit.transformer import (
     VisionTransformerForImageClassification,
@@ -21,6 +20,7 @@ from transformer_architectures.architectures.vit.transformer import (
 from transformer_architectures.datasets.images.data_config import ImageDataConfig
 from transformer_architectures.errors import ConfigError, DataError
 from transformer_architectures.metrics import AnnotatedPairs, multi_label_scores
+from transformer_architectures.pretrained.start import PretrainedStart, read_pretrained
 from transformer_architectures.tasks.image_classification import (
     ImageClassificationTask,
     ImageClassifier,
@@ -196,7 +196,7 @@ def test_other_classes_and_another_size(files: Path, tmp_path: Path, capsys: pyt
     task = make(files, asked, {"loss": {"kind": "softmax"}}, data, start)
     capsys.readouterr()
     found = task.build_model()
-    assert "it starts anew" in capsys.readouterr().err
+    assert "drawn anew: head" in capsys.readouterr().err
     assert found.config.num_labels == 2 and found.config.height_and_width == (32, 32)
     for name, tensor in model.state_dict().items():
         if "positions" not in name and not name.startswith("head."):
@@ -229,7 +229,7 @@ def test_a_published_folder(files: Path) -> None:
     [
         ({"embed_dim": 32}, "embed_dim: 32 contradicts 16"),
         ({"pooling": "mean"}, "contradicts"),
-        ({"image_size": 18}, "not divisible by patch_size 4"),
+        ({"image_size": 18}, "must be divisible by patch_size 4"),
         ({"pretrained": "/nothing"}, "neither a model folder nor a published"),
     ],
 )

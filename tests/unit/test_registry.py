@@ -20,7 +20,7 @@ from transformer_architectures.tasks.translation import TranslationTask
 MODULE = """
 from typing import Literal
 from transformer_architectures.architectures.architecture import Architecture
-from transformer_architectures.architectures.vanilla.pretrained_start import read_pretrained
+from transformer_architectures.architectures.vanilla.published import MARIAN
 from transformer_architectures.architectures.vanilla.transformer import Transformer, VanillaModelConfig
 from transformer_architectures.tasks.translation import TranslationTask
 
@@ -29,7 +29,7 @@ class MineConfig(VanillaModelConfig):
     architecture: Literal["mine"] = "mine"
 
 
-MINE = Architecture("mine", MineConfig, {TranslationTask: Transformer}, read_pretrained)
+MINE = Architecture("mine", MineConfig, {TranslationTask: Transformer}, [MARIAN])
 """
 
 

@@ -1,15 +1,17 @@
 """What an architecture declares: everything else is derived from it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from torch import nn
 
+from transformer_architectures.architectures.family import Family
 from transformer_architectures.architectures.model_config import TransformerModelConfig
 from transformer_architectures.config import Sections, StrictModel
 from transformer_architectures.errors import ConfigError, UsageError
+from transformer_architectures.pretrained.published_folder import PublishedFormat
 from transformer_architectures.tasks.task import PredictorTask
 
 
@@ -28,14 +30,16 @@ class Architecture:
         model_config: the model of the `Model:` section.
         models: for each task the model class, called with a ``model_config``. All tasks of an architecture share their `Training:` and
             `Data:` sections; which of them a config asks for is said by its data (`PredictorTask.reads`).
-        read_pretrained: reads the folder that ``Model.pretrained`` names.
+        published: the forms of published checkpoints that are read, beside those of the families.
+        families: the values of ``Model.family``.
         check: raises `ConfigError` for sections that do not fit together in this architecture.
     """
 
     name: str
     model_config: type[TransformerModelConfig]
     models: Mapping[type[PredictorTask], Callable[[Any], nn.Module]]
-    read_pretrained: Callable[[Any], Any] | None = None
+    published: Sequence[PublishedFormat] = ()
+    families: Sequence[Family] = ()
     check: Callable[[str, Sections], None] = accept
 
     def __post_init__(self) -> None:
@@ -53,6 +57,11 @@ class Architecture:
         """The models of a config's sections, by name."""
         task = next(iter(self.models))
         return {"Model": self.model_config, "Training": task.training_config, "Data": task.data_config}
+
+    @property
+    def formats(self) -> list[PublishedFormat]:
+        """All forms of published checkpoints."""
+        return [*self.published, *(family.published for family in self.families)]
 
     def task_for(self, data_config: StrictModel) -> type[PredictorTask]:
         """The task that reads such data.

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from transformer_architectures.architectures.registry import all_architectures
-from transformer_architectures.pretrained.model_folder import open_model_folder
+from transformer_architectures.pretrained.model_folder import open_folder
 from transformer_architectures.tasks.predictor import Predictor
 from transformer_architectures.utils.console import Debug, Device, PrecisionOption, errors_in_one_line, write_lines
 from transformer_architectures.utils.memory import keep_freed_memory
 from transformer_architectures.utils.option_models import Options, command_parameters, given_options
 from transformer_architectures.utils.processes import loader_workers
 
-ModelDir = Annotated[str, typer.Argument(metavar="MODEL_DIR", help="a finished run's model folder")]
+ModelDir = Annotated[str, typer.Argument(metavar="MODEL_DIR", help="a finished run's model folder, or a published one")]
 Inputs = Annotated[
     list[str] | None,
     typer.Argument(metavar="INPUTS", help="texts, files of texts, or images and folders of images"),
@@ -78,7 +78,7 @@ def load_for(
         UsageError: an option does not belong to the folder's task, or has a wrong value.
     """
     keep_freed_memory()
-    folder = open_model_folder(model_dir)
+    folder = open_folder(model_dir)
     own = getattr(folder.predictor, f"{command}_options")
     options = given_options(own, given, options_of_tasks(command), f"{command} for {folder.task_class.name}")
     return folder.load(device or "auto", precision or "fp32"), options

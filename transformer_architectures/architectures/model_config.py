@@ -1,8 +1,9 @@
 """What the `Model:` sections of all architectures share."""
 
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, model_serializer, model_validator
 
 from transformer_architectures.attention import AttentionConfig
 from transformer_architectures.config import OptionalPath, StrictModel
@@ -19,7 +20,19 @@ class TransformerModelConfig(StrictModel):
     training takes weights, sizes and tokenizer: what is not given comes from there, not from the defaults.
     """
 
+    # With `pretrained`: keys that fine-tuning may choose anew (all else belongs to the weights); keys that say the same in another
+    # way, with the attribute to compare; parts of the model whose rows are classes.
+    # `newer_keys` are left out of what is written where they have their defaults: older fingerprints and folders stay as they are.
+    chosen_anew: ClassVar[frozenset[str]] = frozenset(
+        {"dropout", "attention_dropout", "activation_dropout", "attention_backend"}
+    )
+    same_as: ClassVar[Mapping[str, str]] = {}
+    classifiers: ClassVar[frozenset[str]] = frozenset()
+
+    newer_keys: ClassVar[frozenset[str]] = frozenset({"family"})
+
     architecture: str
+    family: str | None = Field(None, description="published models whose choices are the defaults")
     embed_dim: int = Field(256, ge=2, le=2**16)
     num_heads: int = Field(4, ge=1)
     ff_dim: int = Field(1024, ge=1, le=2**18)
@@ -38,6 +51,28 @@ class TransformerModelConfig(StrictModel):
         if not self.pretrained and self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} must be divisible by num_heads {self.num_heads}")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def family_fills_in(cls, given: Any) -> Any:
+        """The choices of ``family``, where a key does not say else."""
+        from transformer_architectures.architectures.registry import find_architecture
+
+        if not isinstance(given, dict) or given.get("family") is None:
+            return given
+        architecture = find_architecture(given.get("architecture", cls.model_fields["architecture"].default))
+        families = {family.name: family for family in architecture.families} if architecture else {}
+        if given["family"] not in families:
+            known = ", ".join(families) or "none"
+            raise ValueError(f"family {given['family']!r} does not exist in this architecture (known: {known})")
+        return families[given["family"]].fill(given)
+
+    @model_serializer(mode="wrap")
+    def without_unused_keys(self, dump: Callable[[Any], Any]) -> dict[str, Any]:
+        """All keys but the newer ones that are not used."""
+        fields = type(self).model_fields
+        unused = {key for key in self.newer_keys if getattr(self, key) == fields[key].default}
+        return {key: value for key, value in dump(self).items() if key not in unused}
 
     @property
     def norm(self) -> NormConfig:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformer_architectures.architectures.architecture import Architecture
-from transformer_architectures.architectures.registry import architecture_names, find_architecture
+from transformer_architectures.architectures.model_config import TransformerModelConfig
+from transformer_architectures.architectures.registry import all_architectures, architecture_names, find_architecture
 from transformer_architectures.config import Sections, load_sections
 from transformer_architectures.config.loader import read_sections
 from transformer_architectures.errors import ConfigError
+from transformer_architectures.pretrained.start import read_pretrained
 from transformer_architectures.tasks.task import PredictorTask
 from transformer_architectures.training.config import TrainingConfig
 from transformer_architectures.training.runs.command import run_command
@@ -40,12 +42,22 @@ class OpenedConfig:
 
 
 def architecture_of(config_path: str, overrides: Sequence[str]) -> Architecture:
-    """The architecture that a config names.
+    """The architecture that a config names, or that of the family that it names.
 
     Raises:
         ConfigError: it names none, or one that is not installed.
     """
-    name = read_sections(config_path, overrides).get("Model", {}).get("architecture")
+    model = read_sections(config_path, overrides).get("Model", {})
+    name, family = model.get("architecture"), model.get("family")
+    if name is None and family is not None:
+        families = {
+            family.name: architecture for architecture in all_architectures() for family in architecture.families
+        }
+        if family not in families:
+            raise ConfigError(
+                f"{config_path}: Model: family {family!r} does not exist, expected one of: {', '.join(families)}"
+            )
+        return families[family]
     architecture = find_architecture(name) if isinstance(name, str) else None
     if architecture is None:
         found = "is missing" if name is None else f"is {name!r}"
@@ -64,9 +76,7 @@ def open_config(architecture: Architecture, config_path: str, overrides: Sequenc
     model_config, data_config = sections["Model"], sections["Data"]
     pretrained = None
     if getattr(model_config, "pretrained", ""):
-        if architecture.read_pretrained is None:
-            raise ConfigError(f"{config_path}: Model: pretrained: {architecture.name} cannot start from a folder")
-        pretrained = architecture.read_pretrained(model_config)
+        pretrained = read_pretrained(sections.of(TransformerModelConfig), architecture)
         model_config = pretrained.model_config
     task = architecture.task_for(data_config)
     task.check(config_path, sections, model_config, pretrained)

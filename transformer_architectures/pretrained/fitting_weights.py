@@ -1,6 +1,6 @@
 """A model from a declaration and weights that somebody else brought: it is made only if they fit each other."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -29,3 +29,21 @@ def model_with_weights(build: Callable[[], M], weights: Mapping[str, Tensor]) ->
         model = build()
     model.load_state_dict(weights)
     return model
+
+
+def part_of(name: str) -> str:
+    """The part of a model that a weight belongs to: the first word of its name."""
+    return name.split(".")[0]
+
+
+def in_order_of(
+    wanted: Sequence[str], classes: Sequence[str], weights: Mapping[str, Tensor], parts: Collection[str]
+) -> dict[str, Tensor]:
+    """The weights with the rows of classifiers in another order of the same classes.
+
+    Args:
+        parts: those whose rows are classes.
+    """
+    places = {name: index for index, name in enumerate(classes)}
+    rows = [places[name] for name in wanted]
+    return {name: tensor[rows] if part_of(name) in parts else tensor for name, tensor in weights.items()}

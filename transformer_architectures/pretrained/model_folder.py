@@ -31,6 +31,7 @@ from transformer_architectures.utils.files import flush_to_disk, replace_file, r
 
 if TYPE_CHECKING:
     from transformer_architectures.architectures.architecture import Architecture
+    from transformer_architectures.pretrained.published_folder import PublishedFolder
     from transformer_architectures.tasks.predictor import Predictor
     from transformer_architectures.tasks.task import PredictorTask
 
@@ -142,7 +143,7 @@ class ModelFolder:
 
 
 def load_model(folder: str | Path, device: str = "auto", precision: PrecisionName = "fp32") -> "Predictor":
-    """The model of a finished run, ready to `predict` and `evaluate`.
+    """The model of a finished run, or of a published folder, ready to `predict` and `evaluate`.
 
     Args:
         device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
@@ -151,9 +152,18 @@ def load_model(folder: str | Path, device: str = "auto", precision: PrecisionNam
 
     Raises:
         ModelFolderError: the folder is incomplete, a file differs from the manifest, or a weight is not finite.
+        UnknownModelError: a published model is none of ours.
         ConfigError: there is no such device here, or no such precision.
     """
-    return open_model_folder(folder).load(device, precision)
+    return open_folder(folder).load(device, precision)
+
+
+def open_folder(folder: str | Path) -> "ModelFolder | PublishedFolder":
+    """A model folder of this library, or a published one."""
+    from transformer_architectures.pretrained.published_folder import find_published
+
+    path = Path(folder)
+    return (None if (path / MANIFEST).is_file() else find_published(path)) or open_model_folder(path)
 
 
 def open_model_folder(folder: str | Path) -> ModelFolder:

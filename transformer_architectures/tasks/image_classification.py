@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,10 +36,13 @@ from transformer_architectures.metrics import (
     multi_label_signatures,
 )
 from transformer_architectures.metrics.metric import Metric, metrics
+from transformer_architectures.pretrained.fitting_weights import in_order_of
+from transformer_architectures.pretrained.published_folder import PublishedModel, numbered_classes
 from transformer_architectures.tasks.images.image_inputs import Input, images_of, prepared_images
 from transformer_architectures.tasks.images.image_report import augmented_grid, class_table, look_at, prediction_grid
 from transformer_architectures.tasks.images.label_map import LabelMap
 from transformer_architectures.tasks.images.multi_label_loss import MultiLabelLossConfig, multi_label_loss
+from transformer_architectures.tasks.images.published_preparation import published_preparation
 from transformer_architectures.tasks.predictor import Predictor, chunks
 from transformer_architectures.tasks.task import PredictorTask, some_of
 from transformer_architectures.training.config import TrainingConfig
@@ -107,6 +110,26 @@ class ImageClassifier(Predictor):
             or model_config.height_and_width != parts["preparation"].height_and_width
         ):
             raise ValueError("model, preparation and labeling are of different models")
+
+    @classmethod
+    def from_published(cls, found: PublishedModel, build: Callable[[Any], nn.Module], device: str) -> Predictor:
+        """A published classifier, with the rows of its head in the order of their names: a `LabelMap` is sorted."""
+        classes = found.classes or numbered_classes(found.config.num_labels)
+        weights = in_order_of(sorted(classes), classes, found.weights, found.config.classifiers)
+        return super().from_published(replace(found, weights=weights, classes=tuple(sorted(classes))), build, device)
+
+    @classmethod
+    def published_parts(cls, found: PublishedModel) -> dict[str, Any]:
+        """Images are prepared as the folder says; `transformers` trains with one label for each unless ``problem_type`` says else."""
+        several = found.content.get("problem_type") == "multi_label_classification"
+        labeling = LabelMap(
+            classes=found.classes,
+            names=found.classes,
+            thresholds=(0.5,) * len(found.classes),
+            is_single_label=not several,
+            probabilities="sigmoid" if several else "softmax",
+        )
+        return {"preparation": published_preparation(found), "labeling": labeling}
 
     # ---------------------------------------------------------------- from Python
     def predict(self, inputs: Sequence[Input], **options: Any) -> list[dict[str, Any]]:
@@ -285,7 +308,7 @@ class ImageClassificationTask(PredictorTask):
     @classmethod
     def check(cls, config_path: str, sections: Sections, model_config: Any, pretrained: Any) -> None:
         """Images have three channels."""
-        if (channels := getattr(sections["Model"], "num_channels", 3)) != 3:
+        if (channels := model_config.num_channels) != 3:
             raise ConfigError(f"{config_path}: Model: num_channels: images have 3, not {channels}")
 
     @classmethod
@@ -316,7 +339,7 @@ class ImageClassificationTask(PredictorTask):
         if self.config.loss.kind == "softmax" and not is_single_label:
             raise ConfigError("Training: loss: kind softmax needs images of one label each: an image_folder")
         if self.pretrained is not None:
-            return self.pretrained.build_model(self.data.classes)
+            return self.pretrained.build_model(self.model_class, self.data.classes)
         return self.model_class(self.model_config.model_copy(update={"num_labels": num_labels}))
 
     def learning_rate_scale(self, model: Any, parameter: str) -> float:

@@ -26,6 +26,7 @@ from transformer_architectures.tasks.line_predictor import TextOptions
 from transformer_architectures.tasks.task import some_of
 from transformer_architectures.tasks.text_predictor import TextPredictor, TextSettings, split_by_text
 from transformer_architectures.tasks.text_task import TextTask
+from transformer_architectures.tokenization import EncodedText
 from transformer_architectures.training.task import Scores
 from transformer_architectures.utils.map_batches import MapBatches, map_batches
 from transformer_architectures.utils.option_models import read_options
@@ -74,9 +75,22 @@ class MaskFiller(TextPredictor):
             for index, count in zip(batch.indices, batch.labels_of_text, strict=True):
                 candidates[asked_for[index]] = [next(places) for _ in range(count)]
         return [
-            {"text": _filled(line, text.ids, text.offsets, self.tokenizer.mask_id, masks), "masks": masks}
+            {"text": self._filled(line, text, masks), "masks": masks}
             for line, text, masks in zip(texts, encoded, candidates, strict=True)
         ]
+
+    def _filled(self, line: str, text: EncodedText, candidates: Sequence[list[dict[str, Any]]]) -> str:
+        """The line with the likeliest token in each mask's place; one that goes on with a word is joined to it."""
+        parts, end = [], 0
+        best = iter(candidates)
+        for number, (start, stop) in zip(text.ids, text.offsets, strict=True):
+            if number != self.tokenizer.mask_id:
+                continue
+            token, continues = self.tokenizer.surface(str(next(best)[0]["token"]))
+            before = line[end:start]
+            parts += [before.rstrip() if continues else before, token]
+            end = stop
+        return "".join([*parts, line[end:]])
 
     def scores(self, batches: Iterable[PackedBatch], map_batches: MapBatches = map_batches) -> dict[str, float]:
         """Scores of the labelled tokens of these batches."""
@@ -120,28 +134,6 @@ class MaskFiller(TextPredictor):
             {"token": self.tokenizer.tokens[number], "probability": round(value, 6)}
             for value, number in zip(values.tolist(), ids.tolist(), strict=True)
         ]
-
-
-def _filled(
-    line: str,
-    ids: Sequence[int],
-    offsets: Sequence[tuple[int, int]],
-    mask_id: int,
-    candidates: Sequence[list[dict[str, Any]]],
-) -> str:
-    """The line with the likeliest token in each mask's place; one that goes on with a word is joined to it."""
-    parts, end = [], 0
-    best = iter(candidates)
-    for number, (start, stop) in zip(ids, offsets, strict=True):
-        if number != mask_id:
-            continue
-        token = str(next(best)[0]["token"])
-        before = line[end:start]
-        if token.startswith("##"):
-            before, token = before.rstrip(), token[2:]
-        parts += [before, token]
-        end = stop
-    return "".join([*parts, line[end:]])
 
 
 # ==================================================================== training it

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -14,10 +14,11 @@ from jaxtyping import Integer
 from torch import nn
 
 from transformer_architectures.config import StrictModel
-from transformer_architectures.errors import ModelFolderError, UsageError
+from transformer_architectures.errors import ModelFolderError, UnknownModelError, UsageError
 from transformer_architectures.metrics.metric import Metric
-from transformer_architectures.pretrained.fitting_weights import model_with_weights
+from transformer_architectures.pretrained.fitting_weights import model_with_weights, part_of
 from transformer_architectures.pretrained.model_folder import ModelFolder, Saveable, write_model_folder
+from transformer_architectures.pretrained.published_folder import PublishedModel
 from transformer_architectures.samplers import TokenBudgetBatchSampler
 from transformer_architectures.tokenization import Tokenizer, load_tokenizer
 from transformer_architectures.training.precision import resolve_device, resolve_precision
@@ -111,6 +112,34 @@ class Predictor(ABC):
             reason = " ".join(str(error).split())
             raise ModelFolderError(f"{folder.path}: config.json and model.safetensors do not fit: {reason}") from None
         return cls(model.eval(), device=resolve_device(device), **parts)
+
+    @classmethod
+    def from_published(cls, found: PublishedModel, build: Callable[[Any], nn.Module], device: str) -> "Predictor":
+        """A published model, ready to use. Parts that a model for this task has not are left out.
+
+        Raises:
+            ModelFolderError: weights and config do not fit together.
+        """
+        try:
+            parts = cls.published_parts(found)
+            cls.check_parts(found.config, **parts)
+            with torch.device("meta"):
+                own = {part_of(name) for name in build(found.config).state_dict()}
+            weights = {name: tensor for name, tensor in found.weights.items() if part_of(name) in own}
+            model = model_with_weights(lambda: build(found.config), weights)
+        except MODEL_FOLDER_ERRORS as error:
+            reason = " ".join(str(error).split())
+            raise ModelFolderError(f"{found.path}: config.json and the weights do not fit: {reason}") from None
+        return cls(model.eval(), device=resolve_device(device), **parts)
+
+    @classmethod
+    def published_parts(cls, found: PublishedModel) -> dict[str, Any]:
+        """Arguments of the constructor beside the model, from what a published folder says.
+
+        Raises:
+            UnknownModelError: no published model is for this task.
+        """
+        raise UnknownModelError(f"nothing is known of published models for {cls.task}")
 
     @classmethod
     def other_parts(cls, config: Mapping[str, Any]) -> dict[str, Any]:

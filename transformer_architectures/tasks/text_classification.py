@@ -22,6 +22,7 @@ from transformer_architectures.metrics.classification import (
     multi_label_text_signatures,
 )
 from transformer_architectures.metrics.metric import Metric, metrics
+from transformer_architectures.pretrained.published_folder import PublishedModel
 from transformer_architectures.tasks.line_predictor import TextOptions
 from transformer_architectures.tasks.text_predictor import TextPredictor, TextSettings
 from transformer_architectures.tasks.text_task import LabelTask
@@ -55,6 +56,11 @@ class TextClassifier(TextPredictor):
 
     task: ClassVar[str] = "text_classification"
     settings_class: ClassVar[type[TextSettings]] = TextClassifierSettings
+
+    @classmethod
+    def published_settings(cls, found: PublishedModel) -> dict[str, Any]:
+        """One label for each text, unless ``problem_type`` says else."""
+        return {"multi_label": found.content.get("problem_type") == "multi_label_classification"}
 
     def rows(self, texts: Sequence[str], options: Any) -> list[dict[str, Any]]:
         """``{"label", "probabilities"}`` for each text; with several labels per text ``{"labels", "probabilities"}``."""

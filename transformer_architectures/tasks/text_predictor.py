@@ -12,11 +12,11 @@ from torch import Tensor
 
 from transformer_architectures.config import StrictModel
 from transformer_architectures.datasets.text.packed_batches import PackedBatch, PackedCollator, TokenRow
-from transformer_architectures.datasets.text.windowed_text import WindowedText, Windowing
+from transformer_architectures.datasets.text.windowed_text import EncoderTokenizer, WindowedText, Windowing
 from transformer_architectures.errors import UsageError
+from transformer_architectures.pretrained.published_folder import PublishedModel, numbered_classes
 from transformer_architectures.tasks.line_predictor import LineOptions, LinePredictor, TextOptions
 from transformer_architectures.tasks.predictor import batches_by_length, check_texts
-from transformer_architectures.tokenization import WordPieceTokenizer
 from transformer_architectures.utils.option_models import option
 
 
@@ -51,7 +51,7 @@ class TextPredictor(LinePredictor):
     def __init__(
         self,
         model: Any,
-        tokenizer: WordPieceTokenizer,
+        tokenizer: EncoderTokenizer,
         settings: TextSettings,
         classes: Sequence[str] = (),
         device: torch.device | None = None,
@@ -93,12 +93,25 @@ class TextPredictor(LinePredictor):
     @classmethod
     def check_parts(cls, model_config: Any, **parts: Any) -> None:
         """Tokenizer, classes and windows must be those of the model."""
-        if not isinstance(parts["tokenizer"], WordPieceTokenizer):
+        if not isinstance(parts["tokenizer"], EncoderTokenizer):
             raise ValueError("the tokenizer is of another model")
         if len(parts["classes"]) != model_config.num_labels:
             raise ValueError(f"{model_config.num_labels} outputs for {len(parts['classes'])} classes")
         if model_config.positions == "learned" and parts["settings"].max_length > model_config.max_positions:
             raise ValueError("windows are longer than the model's positions")
+
+    @classmethod
+    def published_parts(cls, found: PublishedModel) -> dict[str, Any]:
+        """Windows as long as the model reads, each half over the next."""
+        longest = found.config.max_positions
+        settings = cls.settings_class(max_length=longest, stride=(longest - 2) // 2, **cls.published_settings(found))
+        classes = found.classes or numbered_classes(found.config.num_labels)
+        return {"tokenizer": found.tokenizer, "settings": settings, "classes": classes}
+
+    @classmethod
+    def published_settings(cls, found: PublishedModel) -> dict[str, Any]:
+        """Further settings, from what a published folder says."""
+        return {}
 
     def parts_for_folder(self) -> dict[str, Any]:
         """The settings and the classes."""

@@ -14,11 +14,12 @@ from transformer_architectures.datasets.text.conll import TaggedText
 from transformer_architectures.datasets.text.examples import tagged_examples
 from transformer_architectures.datasets.text.labeled_splits import TaggedSplits
 from transformer_architectures.datasets.text.packed_batches import PackedBatch
-from transformer_architectures.datasets.text.tag_schemes import entity_spans
+from transformer_architectures.datasets.text.tag_schemes import entity_spans, is_entity_tag
 from transformer_architectures.datasets.text.windowed_text import WindowedText, encode_words
 from transformer_architectures.metrics.alignment import check_alignment
 from transformer_architectures.metrics.entities import entity_table, tagging_scores, tagging_signatures
 from transformer_architectures.metrics.metric import Metric, metrics
+from transformer_architectures.pretrained.published_folder import PublishedModel
 from transformer_architectures.tasks.line_predictor import TextOptions
 from transformer_architectures.tasks.raw_words import Word, split_words
 from transformer_architectures.tasks.text_predictor import TextPredictor, TextSettings, split_by_text
@@ -47,6 +48,11 @@ class Tagger(TextPredictor):
 
     task: ClassVar[str] = "token_classification"
     settings_class: ClassVar[type[TextSettings]] = TaggerSettings
+
+    @classmethod
+    def published_settings(cls, found: PublishedModel) -> dict[str, Any]:
+        """Whether the names of the classes spell entities."""
+        return {"are_entities": bool(found.classes) and all(map(is_entity_tag, found.classes))}
 
     def rows(self, texts: Sequence[str], options: Any) -> list[dict[str, Any]]:
         """``{"words", "tags", "entities"}`` for each text, entities with the characters where they begin and end."""

@@ -23,6 +23,7 @@ from transformer_architectures.generation import GenerationConfig, Hypotheses, b
 from transformer_architectures.kernels.cross_entropy import linear_cross_entropy
 from transformer_architectures.metrics import translation_scores, translation_signatures
 from transformer_architectures.metrics.metric import Metric, metrics
+from transformer_architectures.pretrained.published_folder import PublishedModel
 from transformer_architectures.tasks.line_predictor import LineOptions, LinePredictor, TextOptions
 from transformer_architectures.tasks.long_text import token_pieces
 from transformer_architectures.tasks.predictor import batches_by_length, check_texts
@@ -85,6 +86,13 @@ class Translator(LinePredictor):
     ) -> None:
         super().__init__(model, device)
         self.tokenizer, self.generation = tokenizer, generation
+
+    @classmethod
+    def published_parts(cls, found: PublishedModel) -> dict[str, Any]:
+        """The beams that ``generation_config.json`` names (in older folders ``config.json``)."""
+        known = {**found.content, **found.json("generation_config.json")}
+        settings = {key: known[key] for key in ("num_beams", "length_penalty") if known.get(key) is not None}
+        return {"tokenizer": found.tokenizer, "generation": GenerationConfig(**settings)}
 
     def predict(self, inputs: Sequence[str], **options: Any) -> list[Any]:
         """One translation for each input, in order; empty for an empty one. An input over the model's limit is cut into
@@ -287,7 +295,7 @@ class TranslationTask(PredictorTask):
     def build_model(self) -> nn.Module:
         """A model on the CPU: with new weights, or from `Model.pretrained`."""
         if self.pretrained is not None:
-            return self.pretrained.build_model(self.pretrained.model_config)
+            return self.pretrained.build_model(self.model_class)
         # A small corpus may not have as many tokens as were asked for.
         tokenizer = self.data.tokenizer
         of_tokenizer = {name: getattr(tokenizer, name) for name in ("vocab_size", *SPECIAL_IDS)}

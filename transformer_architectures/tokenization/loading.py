@@ -1,15 +1,18 @@
-"""Reading a tokenizer back, whichever it is."""
+"""Reading a tokenizer back, whichever it is: what its files say decides."""
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 
 from transformer_architectures.errors import ModelFolderError
+from transformer_architectures.tokenization.json_tokenizer import JsonTokenizer
 from transformer_architectures.tokenization.marian import MarianTokenizer
 from transformer_architectures.tokenization.protocol import Tokenizer
-from transformer_architectures.tokenization.subword import SubwordTokenizer
+from transformer_architectures.tokenization.subword import SubwordTokenizer, is_subword
 from transformer_architectures.tokenization.wordpiece import WordPieceTokenizer
 
-TOKENIZERS: tuple[type[SubwordTokenizer | MarianTokenizer | WordPieceTokenizer], ...] = (
+TOKENIZERS: tuple[type[JsonTokenizer | SubwordTokenizer | MarianTokenizer | WordPieceTokenizer], ...] = (
+    JsonTokenizer,
     SubwordTokenizer,
     MarianTokenizer,
     WordPieceTokenizer,
@@ -17,7 +20,7 @@ TOKENIZERS: tuple[type[SubwordTokenizer | MarianTokenizer | WordPieceTokenizer],
 
 
 def load_tokenizer(folder: Path, files: Collection[str] | None = None) -> Tokenizer:
-    """The tokenizer that was saved in a folder: its files say which class it is.
+    """The tokenizer that was saved in a model folder: what was saved says which class it is.
 
     Args:
         files: names of the files that may be read (those of a manifest, say); all of the folder unless given.
@@ -30,3 +33,38 @@ def load_tokenizer(folder: Path, files: Collection[str] | None = None) -> Tokeni
             return tokenizer.load(folder)
     known = " or ".join(", ".join(tokenizer.file_names) for tokenizer in TOKENIZERS)
     raise ModelFolderError(f"{folder}: there is no tokenizer ({known})")
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a published folder, or of a ``tokenizer.json`` or ``vocab.txt``; its content says which class it is.
+
+    Raises:
+        ModelFolderError: there is none, or it is damaged.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.suffix == ".txt":
+        return WordPieceTokenizer.read(path)
+    if path.is_dir() and any((folder / name).is_file() for name in MarianTokenizer.file_names[:2]):
+        return MarianTokenizer.load(folder)
+    if (file := folder / "tokenizer.json").is_file():
+        text = file.read_text(encoding="utf-8", errors="replace")
+        if is_subword(text):
+            return SubwordTokenizer.load(folder)
+        if _is_wordpiece(text):
+            try:
+                return WordPieceTokenizer.read(path)
+            except ModelFolderError:  # it does what BERT's does not
+                pass
+        return JsonTokenizer.load(folder)
+    if (folder / "vocab.txt").is_file():
+        return WordPieceTokenizer.read(folder)
+    raise ModelFolderError(
+        f"{path}: no tokenizer: source.spm and target.spm, tokenizer.json or vocab.txt cannot be read"
+    )
+
+
+def _is_wordpiece(text: str) -> bool:
+    try:
+        return bool(json.loads(text)["model"]["type"] == "WordPiece")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False

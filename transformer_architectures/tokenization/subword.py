@@ -59,7 +59,7 @@ class SubwordTokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator((_in_short_words(_prepare(text)) for text in texts), trainer=trainer)
+        tokenizer.train_from_iterator((in_short_words(_prepare(text)) for text in texts), trainer=trainer)
         return cls(_literal(tokenizer))
 
     @property
@@ -158,11 +158,20 @@ def _check_file(text: str) -> None:
         raise ValueError("the tokens are not numbered from 0 on without gaps")
 
 
+def is_subword(text: str) -> bool:
+    """Whether a ``tokenizer.json`` is one that a `SubwordTokenizer` has written."""
+    try:
+        _check_file(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _prepare(text: str) -> str:
     return " " + unicodedata.normalize("NFC", text)
 
 
-def _in_short_words(text: str) -> str:
+def in_short_words(text: str) -> str:
     """Learning merges takes the square of a word's length: one line of a megabyte without a space would take hours."""
     return LONG_WORD.sub(r"\g<0> ", text)
 

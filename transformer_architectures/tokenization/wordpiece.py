@@ -8,8 +8,7 @@ left; pieces inside a word begin with ``##``. A word that cannot be cut so, or o
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -110,6 +109,10 @@ class WordPieceTokenizer:
         """Of each token id, whether it goes on with the word of the token before it."""
         return np.array([token.startswith(CONTINUATION) for token in self.tokens])
 
+    def surface(self, token: str) -> tuple[str, bool]:
+        """A token as text, and whether it goes on with the word before it."""
+        return token.removeprefix(CONTINUATION), token.startswith(CONTINUATION)
+
     # ---------------------------------------------------------------- text to ids
     def encode(self, text: str) -> list[int]:
         """Token ids without special tokens."""
@@ -129,14 +132,12 @@ class WordPieceTokenizer:
 
     def encode_with_masks(self, texts: Sequence[str]) -> list[EncodedText]:
         """As `encode_with_offsets`, but a literal ``[MASK]`` is a mask: for who wants it filled in."""
-        pieces = [text.split(MASK) for text in texts]
-        encoded = iter(self.encode_with_offsets([piece for row in pieces for piece in row]))
-        return [self._join_at_masks(row, [next(encoded) for _ in row]) for row in pieces]
+        return join_at_masks(texts, MASK, self.mask_id, self.encode_with_offsets)
 
     def encode_words(self, rows: Sequence[Sequence[str]]) -> list[EncodedWords]:
         """Token ids of texts that are split into words already; a word of which nothing is left (of zero width, say) is ``[UNK]``."""
         return [
-            self._with_every_word(found, len(words))
+            with_every_word(found, len(words), self.unknown_id)
             for found, words in zip(self._encode([list(words) for words in rows], True), rows, strict=True)
         ]
 
@@ -201,21 +202,44 @@ class WordPieceTokenizer:
     def _encode(self, inputs: list[Any], is_pretokenized: bool = False) -> list[Encoding]:
         return self.tokenizer.encode_batch(inputs, is_pretokenized=is_pretokenized, add_special_tokens=False)
 
-    def _join_at_masks(self, pieces: list[str], encoded: list[EncodedText]) -> EncodedText:
-        starts = [0, *accumulate(len(piece) + len(MASK) for piece in pieces)]
-        ids, offsets = list(encoded[0].ids), list(encoded[0].offsets)
-        for start, piece in zip(starts[1:], encoded[1:]):
-            ids += [self.mask_id, *piece.ids]
-            offsets += [(start - len(MASK), start), *((start + left, start + right) for left, right in piece.offsets)]
-        return EncodedText(ids, offsets)
 
-    def _with_every_word(self, found: Encoding, num_words: int) -> EncodedWords:
-        ids, word_ids = list(found.ids), [word for word in found.word_ids if word is not None]
-        if vanished := set(range(num_words)) - set(word_ids):
-            pairs = [*zip(word_ids, ids, strict=True), *((word, self.unknown_id) for word in vanished)]
-            pairs.sort(key=itemgetter(0))  # tokens of a word keep their order
-            word_ids, ids = [word for word, _ in pairs], [id for _, id in pairs]
-        return EncodedWords(ids, word_ids)
+def join_at_masks(
+    texts: Sequence[str],
+    mask: str,
+    mask_id: int,
+    encode: Callable[[Sequence[str]], list[EncodedText]],
+    takes_spaces: bool = False,
+) -> list[EncodedText]:
+    """Token ids with offsets of texts in which each literal ``mask`` is a mask.
+
+    Args:
+        takes_spaces: the mask stands for the spaces before it, too.
+    """
+    pieces = [text.split(mask) for text in texts]
+    if takes_spaces:
+        pieces = [[*(piece.rstrip(" ") for piece in row[:-1]), row[-1]] for row in pieces]
+    encoded = iter(encode([piece for row in pieces for piece in row]))
+    joined = []
+    for text, row in zip(texts, pieces, strict=True):
+        first = next(encoded)
+        ids, offsets, end = list(first.ids), list(first.offsets), 0
+        for _ in row[1:]:
+            piece, start = next(encoded), text.index(mask, end)
+            end = start + len(mask)
+            ids += [mask_id, *piece.ids]
+            offsets += [(start, end), *((end + left, end + right) for left, right in piece.offsets)]
+        joined.append(EncodedText(ids, offsets))
+    return joined
+
+
+def with_every_word(found: Encoding, num_words: int, unknown_id: int) -> EncodedWords:
+    """The tokens of a row of words; a word of which nothing is left is unknown."""
+    ids, word_ids = list(found.ids), [word for word in found.word_ids if word is not None]
+    if vanished := set(range(num_words)) - set(word_ids):
+        pairs = [*zip(word_ids, ids, strict=True), *((word, unknown_id) for word in vanished)]
+        pairs.sort(key=itemgetter(0))  # tokens of a word keep their order
+        word_ids, ids = [word for word, _ in pairs], [id for _, id in pairs]
+    return EncodedWords(ids, word_ids)
 
 
 def bert_normalizer(lowercase: bool, strip_accents: bool | None, split_chinese: bool) -> normalizers.BertNormalizer:

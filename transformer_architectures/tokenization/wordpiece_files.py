@@ -55,17 +55,17 @@ def read_files(path: Path, with_added: bool = True) -> WordPieceFiles:
         path = path / (WHOLE_FILE if (path / WHOLE_FILE).is_file() else VOCABULARY_FILE)
     folder = path.parent
     if path.suffix == ".json":
-        found = _from_whole_file(_read_json(path))
+        found = _from_whole_file(read_json(path))
     else:
         found = WordPieceFiles([line.removesuffix("\r") for line in _read_text(path).split("\n")], {})
         if found.tokens[-1] == "":
             del found.tokens[-1]
     if (folder / SETTINGS_FILE).is_file():
-        found.settings.update(_from_config(_read_json(folder / SETTINGS_FILE)))
+        found.settings.update(_from_config(read_json(folder / SETTINGS_FILE)))
     if (
         with_added
         and (folder / ADDED_FILE).is_file()
-        and (added := _read_json(folder / ADDED_FILE).keys() - set(SPECIAL_TOKENS))
+        and (added := read_json(folder / ADDED_FILE).keys() - set(SPECIAL_TOKENS))
     ):
         raise ModelFolderError(f"{ADDED_FILE} adds the token {min(added)!r}, which is no word piece")
     return found
@@ -131,7 +131,7 @@ def _settings(content: Mapping[str, Any], names: Mapping[str, str], file_name: s
     return found
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:

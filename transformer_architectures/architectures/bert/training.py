@@ -4,7 +4,9 @@ uv run python -m transformer_architectures.architectures.bert.training [--config
 """
 
 from transformer_architectures.architectures.architecture import Architecture
-from transformer_architectures.architectures.bert.pretrained_start import read_pretrained
+from transformer_architectures.architectures.bert.distilbert import DISTILBERT
+from transformer_architectures.architectures.bert.published import BERT as BERT_FAMILY
+from transformer_architectures.architectures.bert.roberta import ROBERTA
 from transformer_architectures.architectures.bert.transformer import (
     BertForMaskedLM,
     BertForSeqClassification,
@@ -24,7 +26,11 @@ BERT = Architecture(
         TextClassificationTask: BertForSeqClassification,
         TokenClassificationTask: BertForTokenClassification,
     },
-    read_pretrained=read_pretrained,
+    families=(
+        BERT_FAMILY,
+        ROBERTA,
+        DISTILBERT,
+    ),
 )
 
 if __name__ == "__main__":

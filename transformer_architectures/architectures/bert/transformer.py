@@ -1,11 +1,11 @@
 """The bidirectional encoder of Devlin et al. 2019 (BERT), pre-trained to fill masked tokens, with its three heads.
 
 * Token, position and token-type embeddings are added and normalised.
-* Learned positions (512); or fixed sinusoids, added to tokens scaled by √embed_dim.
+* Learned positions (512), of which a family may leave the first rows to padding; or fixed sinusoids, added to tokens scaled by √embed_dim.
 * Pre-norm blocks with a final norm; or post-norm without one, the published form (``pre_layernorm: false``).
 * Layer norm with eps 1e-12, exact GELU, biases everywhere; every token sees every other.
 * Masked tokens: dense layer, GELU, norm, then the token embeddings as output matrix, with a bias.
-* Texts: dense layer with tanh on the first token, or mean or maximum over tokens, then a linear classifier. Tokens: a linear one.
+* Texts: dense layer with tanh (or ReLU) on the first token, or mean or maximum over tokens, then a linear classifier. Tokens: a linear one.
 * Dropout behind the embeddings, on every residual branch and before classifiers.
 """
 
@@ -36,6 +36,10 @@ Hidden = Float[Tensor, "batch length embed_dim"]
 class BertModelConfig(TransformerModelConfig):
     """Sizes and choices. ``pre_layernorm: false`` is the published form. ``num_labels`` and ``pooling`` are for classification only."""
 
+    chosen_anew = TransformerModelConfig.chosen_anew | {"classifier_dropout", "pooling", "num_labels"}
+    classifiers = frozenset({"sequence_head", "token_head"})
+    newer_keys = TransformerModelConfig.newer_keys | {"position_offset", "pooler_activation", "dropout_before_pooler"}
+
     architecture: Literal["bert"] = "bert"
     vocab_size: int = Field(8000, ge=5, le=2**24)
     num_layers: int = Field(4, ge=1, le=1000, validation_alias=AliasChoices("num_layers", "num_stacks"))
@@ -45,14 +49,23 @@ class BertModelConfig(TransformerModelConfig):
     max_positions: int = Field(
         512, ge=2, le=2**20, description="tokens of a window at most; sinusoidal positions have no limit"
     )
+    position_offset: int = Field(
+        0,
+        ge=0,
+        description="row of the first learned position; unless 0, the row before is that of padding (its token's number)",
+    )
     token_types: int = Field(2, ge=0, description="number of segment embeddings; 0: none")
     pooling: Pooling = Field("cls", description="what a text's classifier sees of its hidden states")
+    pooler_activation: Literal["tanh", "relu"] = Field("tanh", description="behind the dense layer of pooling: cls")
+    dropout_before_pooler: bool = Field(False, description="that of the classifier before this layer, too")
     num_labels: int = Field(0, ge=0, description="0: no classifier, the model of a text gives its pooled features")
 
     @model_validator(mode="after")
     def parts_fit_together(self) -> "BertModelConfig":
         if not self.pretrained and self.embed_dim % 2 and self.positions == "sinusoidal":
             raise ValueError(f"sinusoidal positions need an even embed_dim, not {self.embed_dim}")
+        if not self.pretrained and self.position_offset and self.positions == "sinusoidal":
+            raise ValueError("position_offset belongs to positions: learned")
         return self
 
     @property
@@ -127,10 +140,14 @@ class Bert(nn.Module):
         """The sum of the embeddings, before norm and dropout; arguments as of `forward`."""
         if self.token_types is None and token_type_ids is not None:
             raise UsageError("this model tells no token types apart (token_types: 0): leave token_type_ids out")
-        if position_ids is None:
+        offset = self.config.position_offset
+        if position_ids is not None:
+            places = self.positions.look_up(position_ids + offset)
+        elif not offset:
             places = self.positions(token_ids.shape[1])
         else:
-            places = self.positions.look_up(position_ids)
+            is_real = token_ids != offset - 1
+            places = self.positions.look_up(is_real.cumsum(dim=1) * is_real + (offset - 1))
         if self.token_types is not None:
             # Without ids one row for all: small, so the tokens are added to but once.
             kinds = self.token_types[0] if token_type_ids is None else F.embedding(token_type_ids, self.token_types)
@@ -271,7 +288,12 @@ class BertForSeqClassification(nn.Module):
         """
         hidden_states: Tensor = self.backbone(token_ids, attention_mask, token_type_ids, position_ids)
         pooled = pool(hidden_states, self.config.pooling, attention_mask)
-        return pooled if self.pooler is None else torch.tanh(self.pooler(pooled))
+        if self.pooler is None:
+            return pooled
+        if self.config.dropout_before_pooler:
+            pooled = self.classifier_dropout(pooled)
+        pooled = self.pooler(pooled)
+        return pooled.tanh() if self.config.pooler_activation == "tanh" else pooled.relu()
 
     def classify(self, features: Float[Tensor, "texts embed_dim"]) -> Float[Tensor, "texts labels"]:
         """Logits of pooled features; the features themselves where the model has no labels."""
@@ -330,7 +352,7 @@ class BertForTokenClassification(nn.Module):
 def build_positions(config: BertModelConfig) -> LearnedPositions | SinusoidalPositions:
     """The position table that the config declares."""
     if config.positions == "learned":
-        return LearnedPositions(config.embed_dim, config.max_positions)
+        return LearnedPositions(config.embed_dim, config.max_positions + config.position_offset)
     return SinusoidalPositions(config.embed_dim, config.max_positions)
 
 

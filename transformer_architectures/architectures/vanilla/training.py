@@ -5,7 +5,7 @@ uv run python -m transformer_architectures.architectures.vanilla.training [--con
 
 from transformer_architectures.architectures.architecture import Architecture
 from transformer_architectures.architectures.train import main
-from transformer_architectures.architectures.vanilla.pretrained_start import read_pretrained
+from transformer_architectures.architectures.vanilla.published import MARIAN
 from transformer_architectures.architectures.vanilla.transformer import Transformer, VanillaModelConfig
 from transformer_architectures.tasks.translation import TranslationTask
 
@@ -13,7 +13,7 @@ VANILLA = Architecture(
     name="vanilla",
     model_config=VanillaModelConfig,
     models={TranslationTask: Transformer},
-    read_pretrained=read_pretrained,
+    published=(MARIAN,),
 )
 
 if __name__ == "__main__":

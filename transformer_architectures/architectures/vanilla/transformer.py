@@ -44,6 +44,12 @@ class VanillaModelConfig(TransformerModelConfig):
     ``num_layers`` sets encoder and decoder; ``num_encoder_layers`` / ``num_decoder_layers`` override it for one of them.
     """
 
+    same_as = {
+        "num_encoder_layers": "encoder_layers",
+        "num_decoder_layers": "decoder_layers",
+        "decoder_start_id": "start_id",
+    }
+
     architecture: Literal["vanilla"] = "vanilla"
     vocab_size: int = Field(8000, ge=4, le=2**24)
     num_encoder_layers: int | None = Field(None, ge=1, le=1000)

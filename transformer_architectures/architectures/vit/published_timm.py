@@ -17,9 +17,9 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from transformer_architectures.architectures.vit.transformer import VitModelConfig
-from transformer_architectures.errors import ModelFolderError
+from transformer_architectures.errors import UnknownModelError
 from transformer_architectures.feedforward import ActivationName
-from transformer_architectures.pretrained.published_folder import validated
+from transformer_architectures.pretrained.config_map import validated
 from transformer_architectures.pretrained.weight_map import Entry, OnlyRow, Rename, Stacked, WeightMap, for_each
 
 ARCHITECTURE = re.compile(
@@ -75,27 +75,29 @@ def is_timm_config(config: Mapping[str, Any]) -> bool:
     return str(config.get("architecture")).startswith(("vit_", "deit_"))
 
 
-def config_from_timm(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> VitModelConfig:
+def config_from_timm(
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], model: type[VitModelConfig] = VitModelConfig
+) -> VitModelConfig:
     """The declaration of a model of timm, given the content of its ``config.json`` and its weights.
 
     Raises:
-        ModelFolderError: a key or weight is missing, or asks for what `VisionTransformer` cannot do.
+        UnknownModelError: a key or weight is missing, or asks for what `VisionTransformer` cannot do.
     """
     timm = validated(TimmConfig, dict(config))
     name = ARCHITECTURE.fullmatch(timm.architecture)
     if name is None:
-        raise ModelFolderError(
+        raise UnknownModelError(
             f"this library does not know whether {timm.architecture} can be a VisionTransformer of its own"
         )
     unknown = timm.model_args.keys() - IGNORED_ARGUMENTS - TimmArguments.model_fields.keys()
     if unknown:
-        raise ModelFolderError(f"this model of timm cannot be a VisionTransformer: model_args has {min(unknown)}")
-    arguments = validated(TimmArguments, timm.model_args, "model_args: ")
+        raise UnknownModelError(f"this model of timm cannot be a VisionTransformer: model_args has {min(unknown)}")
+    arguments = validated(TimmArguments, timm.model_args, what="model_args: ")
     if arguments.act_layer not in ACTIVATIONS:
-        raise ModelFolderError(f"model_args: act_layer {arguments.act_layer} is not one of {', '.join(ACTIVATIONS)}")
+        raise UnknownModelError(f"model_args: act_layer {arguments.act_layer} is not one of {', '.join(ACTIVATIONS)}")
     pooling = arguments.global_pool or timm.global_pool or ("avg" if name["gap"] else "token")
     if pooling not in POOLING:
-        raise ModelFolderError(f"global_pool {pooling} is not one of {', '.join(POOLING)}")
+        raise UnknownModelError(f"global_pool {pooling} is not one of {', '.join(POOLING)}")
 
     embed_dim, num_channels, patch_size, _ = _shape("patch_embed.proj.weight", 4, weights)
     num_heads = OTHER_NUM_HEADS.get(timm.architecture, NUM_HEADS[name["size"]])
@@ -115,27 +117,26 @@ def config_from_timm(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -
         "layer_norm_eps": LAYER_NORM_EPS,
         "activation": ACTIVATIONS[arguments.act_layer],
     }
-    impossible = "this model of timm is impossible: "
-    ours = validated(VitModelConfig, found, impossible)
+    ours = validated(model, found)
     num_patches, num_positions = ours.grid[0] * ours.grid[1], _shape("pos_embed", 3, weights)[1]
     if num_positions not in (num_patches, num_patches + ours.num_prefix):
         height, width = ours.height_and_width
-        raise ModelFolderError(
+        raise UnknownModelError(
             f"pos_embed has {num_positions} rows, which do not fit images of {height} × {width} pixels"
         )
-    return validated(VitModelConfig, {**found, "prefix_positions": num_positions != num_patches}, impossible)
+    return validated(model, {**found, "prefix_positions": num_positions != num_patches})
 
 
 def config_to_timm(config: VitModelConfig) -> dict[str, Any]:
     """The content of ``config.json`` for timm: the inverse of `config_from_timm` (but timm trains sinusoids, too).
 
     Raises:
-        ModelFolderError: the model computes something that timm's does not.
+        UnknownModelError: the model computes something that timm's does not.
     """
     if config.pooler:
-        raise ModelFolderError("timm's VisionTransformer has no pooler")
+        raise UnknownModelError("timm's VisionTransformer has no pooler")
     if config.layer_norm_eps != LAYER_NORM_EPS:
-        raise ModelFolderError(f"layer_norm_eps is {config.layer_norm_eps}, but timm's is {LAYER_NORM_EPS}")
+        raise UnknownModelError(f"layer_norm_eps is {config.layer_norm_eps}, but timm's is {LAYER_NORM_EPS}")
     height, width = config.height_and_width
     ratio = config.ff_dim / config.embed_dim
     arguments = {
@@ -214,14 +215,14 @@ def _image_size(arguments: TimmArguments, config: TimmConfig) -> int | tuple[int
     if arguments.img_size is not None:
         return arguments.img_size
     if config.pretrained_cfg is None:
-        raise ModelFolderError("neither model_args.img_size nor pretrained_cfg.input_size says how large images are")
+        raise UnknownModelError("neither model_args.img_size nor pretrained_cfg.input_size says how large images are")
     return config.pretrained_cfg.input_size[1:]
 
 
 def _shape(name: str, num_dimensions: int, weights: Mapping[str, Tensor]) -> tuple[int, ...]:
     if name not in weights:
-        raise ModelFolderError(f"the weight {name} is missing")
+        raise UnknownModelError(f"the weight {name} is missing")
     shape = tuple(weights[name].shape)
     if len(shape) != num_dimensions:
-        raise ModelFolderError(f"the weight {name} has shape {shape}, not one of {num_dimensions} dimensions")
+        raise UnknownModelError(f"the weight {name} has shape {shape}, not one of {num_dimensions} dimensions")
     return shape

@@ -10,55 +10,40 @@ In files the weights have the names of `transformers` 4; version 5 renames them 
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel
 from torch import Tensor
 
 from transformer_architectures.architectures.vit.transformer import VitModelConfig
-from transformer_architectures.errors import ModelFolderError
-from transformer_architectures.pretrained.published_folder import ACTIVATIONS, named_labels, validated
+from transformer_architectures.errors import UnknownModelError
+from transformer_architectures.pretrained.config_map import ACTIVATIONS, ConfigMap, Key, Ours, SameAs, Theirs
+from transformer_architectures.pretrained.published_folder import named_labels, numbered_classes
 from transformer_architectures.pretrained.weight_map import Entry, OnlyRow, Rename, WeightMap, for_each
 
-# What all these models have in common, as a declaration of ours; the rest follows from `config.json`.
-CHOICES: dict[str, Any] = {
-    "pooling": "cls",
-    "has_class_token": True,
-    "num_registers": 0,
-    "positions": "learned",
-    "num_prefix_positions": 1,
-    "norms_after_pooling": False,
-    "activation_dropout": 0.0,
-}
-
-
-class TransformersVitConfig(BaseModel):
-    """The keys of ``config.json`` that decide what a model computes, with the defaults of `transformers`."""
-
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.0
-    attention_probs_dropout_prob: float = 0.0
-    layer_norm_eps: float = 1e-12
-    image_size: int | tuple[int, int] = 224
-    patch_size: int | tuple[int, int] = 16
-    num_channels: int = 3
-    qkv_bias: bool = True
-    pooler_output_size: int | None = None
-    pooler_act: str = "tanh"
-
-    def refusal(self) -> str | None:
-        """Why our Vision Transformer cannot be this model; None where it can."""
-        if self.hidden_act not in ACTIVATIONS:
-            return f"hidden_act {self.hidden_act} is not one of {', '.join(ACTIVATIONS)}"
-        if isinstance(self.patch_size, tuple) and self.patch_size[0] != self.patch_size[1]:
-            return f"patch_size {list(self.patch_size)} is no square"
-        if not self.qkv_bias:
-            return "qkv_bias is false"
-        if self.pooler_output_size not in (None, self.hidden_size):
-            return f"pooler_output_size {self.pooler_output_size} is not hidden_size {self.hidden_size}"
-        return None if self.pooler_act == "tanh" else f"pooler_act {self.pooler_act} is not tanh"
+CONFIG = ConfigMap(
+    "VisionTransformer",
+    [
+        Ours("pooling", "cls"),
+        Ours("has_class_token", True, is_derived=True),
+        Ours("num_registers", 0),
+        Ours("positions", "learned"),
+        Ours("num_prefix_positions", 1, is_derived=True),
+        Ours("norms_after_pooling", False, is_derived=True),
+        Ours("activation_dropout", 0.0),
+        Key("image_size", "image_size", 224),
+        Key("patch_size", "patch_size", 16),
+        Key("num_channels", "num_channels", 3),
+        Key("embed_dim", "hidden_size", 768),
+        Key("num_heads", "num_attention_heads", 12),
+        Key("ff_dim", "intermediate_size", 3072),
+        Key("num_layers", "num_hidden_layers", 12),
+        Key("activation", "hidden_act", "gelu", values=ACTIVATIONS),
+        Key("dropout", "hidden_dropout_prob", 0.0),
+        Key("attention_dropout", "attention_probs_dropout_prob", 0.0),
+        Key("layer_norm_eps", "layer_norm_eps", 1e-12),
+        Theirs("qkv_bias", True),
+        SameAs("pooler_output_size", "hidden_size", "embed_dim"),
+        Theirs("pooler_act", "tanh"),
+    ],
+)
 
 
 def is_transformers_config(config: Mapping[str, Any]) -> bool:
@@ -66,31 +51,21 @@ def is_transformers_config(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "vit"
 
 
-def config_from_transformers(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> VitModelConfig:
+def config_from_transformers(
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], model: type[VitModelConfig] = VitModelConfig
+) -> VitModelConfig:
     """The declaration of a model of `transformers`, given the content of its ``config.json`` and its weights.
 
     Raises:
-        ModelFolderError: a key is of a wrong type, or asks for what `VisionTransformer` cannot do.
+        UnknownModelError: a key is of a wrong type, or asks for what `VisionTransformer` cannot do.
     """
-    theirs = validated(TransformersVitConfig, dict(config))
-    if (reason := theirs.refusal()) is not None:
-        raise ModelFolderError(f"this model cannot be a VisionTransformer: {reason}")
-    found = {
-        "image_size": theirs.image_size,
-        "patch_size": theirs.patch_size[0] if isinstance(theirs.patch_size, tuple) else theirs.patch_size,
-        "num_channels": theirs.num_channels,
-        "num_labels": len(weights["classifier.weight"]) if "classifier.weight" in weights else 0,
-        "embed_dim": theirs.hidden_size,
-        "num_heads": theirs.num_attention_heads,
-        "ff_dim": theirs.intermediate_size,
-        "num_layers": theirs.num_hidden_layers,
-        "pooler": "pooler.dense.weight" in weights,
-        "dropout": theirs.hidden_dropout_prob,
-        "attention_dropout": theirs.attention_probs_dropout_prob,
-        "layer_norm_eps": theirs.layer_norm_eps,
-        "activation": ACTIVATIONS[theirs.hidden_act],
-    }
-    return validated(VitModelConfig, found, "this model is impossible: ")
+    patch_size = config.get("patch_size")
+    if isinstance(patch_size, list):
+        if len(set(patch_size)) != 1:
+            raise UnknownModelError(f"this model cannot be a VisionTransformer: patch_size {patch_size} is no square")
+        config = {**config, "patch_size": patch_size[0]}
+    num_labels = len(weights["classifier.weight"]) if "classifier.weight" in weights else 0
+    return CONFIG.to_ours(model, config, num_labels=num_labels, pooler="pooler.dense.weight" in weights)
 
 
 def config_to_transformers(config: VitModelConfig) -> dict[str, Any]:
@@ -99,32 +74,15 @@ def config_to_transformers(config: VitModelConfig) -> dict[str, Any]:
     A model without labels becomes a `ViTModel`.
 
     Raises:
-        ModelFolderError: the model computes something that theirs does not.
+        UnknownModelError: the model computes something that theirs does not.
     """
-    for key, value in CHOICES.items():
-        if getattr(config, key) != value:
-            raise ModelFolderError(f"no ViT of transformers: {key} is {getattr(config, key)}, not {value}")
+    theirs = CONFIG.to_theirs(config)
     if config.pooler and config.num_labels:
-        raise ModelFolderError("no ViT of transformers: theirs has a pooler or a head, not both")
-    labels = [f"LABEL_{index}" for index in range(config.num_labels)]
-    return {
-        "model_type": "vit",
-        "architectures": ["ViTForImageClassification" if labels else "ViTModel"],
-        "image_size": config.image_size if isinstance(config.image_size, int) else list(config.image_size),
-        "patch_size": config.patch_size,
-        "num_channels": config.num_channels,
-        "hidden_size": config.embed_dim,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.ff_dim,
-        "num_hidden_layers": config.num_layers,
-        "hidden_act": next(name for name, ours in ACTIVATIONS.items() if ours == config.activation),
-        "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": config.attention_dropout,
-        "layer_norm_eps": config.layer_norm_eps,
-        "qkv_bias": True,
-        "pooler_act": "tanh",
-        **named_labels(labels),
-    }
+        raise UnknownModelError("no ViT of transformers: theirs has a pooler or a head, not both")
+    kind = "ViTForImageClassification" if config.num_labels else "ViTModel"
+    image_size = config.image_size if isinstance(config.image_size, int) else list(config.image_size)
+    labels = named_labels(numbered_classes(config.num_labels))
+    return {"model_type": "vit", "architectures": [kind], **theirs, "image_size": image_size, **labels}
 
 
 # `{vit}` is "vit." in a ViTForImageClassification and empty in a ViTModel; `{kind}` is weight or bias.

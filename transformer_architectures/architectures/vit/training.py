@@ -5,7 +5,7 @@ uv run python -m transformer_architectures.architectures.vit.training [--config 
 
 from transformer_architectures.architectures.architecture import Architecture
 from transformer_architectures.architectures.train import main
-from transformer_architectures.architectures.vit.pretrained_start import read_pretrained
+from transformer_architectures.architectures.vit.published import FORMATS
 from transformer_architectures.architectures.vit.transformer import (
     VisionTransformerForImageClassification,
     VitModelConfig,
@@ -16,7 +16,7 @@ VIT = Architecture(
     name="vit",
     model_config=VitModelConfig,
     models={ImageClassificationTask: VisionTransformerForImageClassification},
-    read_pretrained=read_pretrained,
+    published=FORMATS,
 )
 
 if __name__ == "__main__":

@@ -38,6 +38,14 @@ class VitModelConfig(TransformerModelConfig):
     encoder's end. ``pretrained`` names a folder whose weights and sizes a training starts from.
     """
 
+    chosen_anew = TransformerModelConfig.chosen_anew | {"stochastic_depth", "image_size", "num_labels"}
+    same_as = {
+        "class_token": "has_class_token",
+        "norm_after_pooling": "norms_after_pooling",
+        "prefix_positions": "has_prefix_positions",
+    }
+    classifiers = frozenset({"head"})
+
     architecture: Literal["vit"] = "vit"
     image_size: Pixels | Annotated[tuple[Pixels, Pixels], Field(strict=False)] = Field(
         224, description="pixels of a side, or [height, width]"

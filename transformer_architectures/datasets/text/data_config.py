@@ -63,7 +63,8 @@ class EncoderDataConfig(DataConfig):
     )
     masking: MaskingConfig = MaskingConfig()
     tokenizer: str | None = Field(
-        None, description="a vocab.txt, a tokenizer.json or their folder; trained unless given"
+        None,
+        description="wordpiece (the default) or bpe, which are trained; or a vocab.txt, a tokenizer.json or their folder",
     )
     lowercase: bool = Field(True, description="of a tokenizer that is trained")
 
@@ -79,7 +80,9 @@ class EncoderDataConfig(DataConfig):
             raise ValueError("stride belongs to texts and tags: documents are packed into rows")
         if self.train.kind != "documents" and "masking" in given:
             raise ValueError("masking belongs to documents")
-        if self.tokenizer is not None and "lowercase" in given:
+        if self.tokenizer == "bpe" and "lowercase" in given:
+            raise ValueError("lowercase belongs to tokenizer: wordpiece; bpe keeps all letters")
+        if self.tokenizer not in (None, "wordpiece") and "lowercase" in given:
             raise ValueError("lowercase belongs to a tokenizer that is trained, not to one that is given")
         if self.stride is not None and self.stride > self.max_length - 2:
             raise ValueError(f"stride must be at most max_length - 2, {self.max_length - 2}, or text would be left out")

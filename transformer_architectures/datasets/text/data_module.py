@@ -11,7 +11,7 @@ from transformer_architectures.datasets.text.data_config import EncoderDataConfi
 from transformer_architectures.datasets.text.labeled_rows import read_labeled_rows
 from transformer_architectures.datasets.text.masked_rows import read_masked_rows
 from transformer_architectures.datasets.text.packed_batches import PackedBatch, PackedCollator, TokenDataset
-from transformer_architectures.datasets.text.trained_tokenizer import WORDPIECE, TokenizerKind
+from transformer_architectures.datasets.text.trained_tokenizer import ENCODER_TOKENIZERS, WORDPIECE, TokenizerKind
 from transformer_architectures.datasets.text.windowed_text import EncoderTokenizer
 from transformer_architectures.samplers import TokenBudgetBatchSampler
 
@@ -47,7 +47,7 @@ class EncoderDataModule(DataModule[EncoderDataConfig, TokenDataset, PackedBatch]
         vocab_size: of the tokenizer that is trained on the training split, unless one is given.
         batch_tokens: tokens of a batch at most.
         tokenizer: that of `Model.pretrained`; otherwise the one that the config names, or a new one.
-        kind: how a tokenizer is trained, or read from the file that the config names.
+        kind: how a tokenizer is trained unless the config says it, or read from the file that it names.
         seed, loading, rejected_path: see `DataModule`.
     """
 
@@ -64,8 +64,9 @@ class EncoderDataModule(DataModule[EncoderDataConfig, TokenDataset, PackedBatch]
         kind: TokenizerKind[Any] = WORDPIECE,
     ) -> None:
         super().__init__(config, seed=seed, loading=loading, rejected_path=rejected_path)
-        self.vocab_size, self.batch_tokens, self.kind = vocab_size, batch_tokens, kind
-        if tokenizer is None and config.tokenizer is not None:
+        self.vocab_size, self.batch_tokens = vocab_size, batch_tokens
+        self.kind = ENCODER_TOKENIZERS.get(config.tokenizer or "", kind)
+        if tokenizer is None and config.tokenizer is not None and config.tokenizer not in ENCODER_TOKENIZERS:
             tokenizer = kind.read(Path(config.tokenizer))
         self.given_tokenizer = tokenizer
 

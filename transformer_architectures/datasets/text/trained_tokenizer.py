@@ -5,10 +5,16 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from transformer_architectures.datasets.cached_folder import cached_folder
-from transformer_architectures.tokenization import SubwordTokenizer, Tokenizer, WordPieceTokenizer
+from transformer_architectures.tokenization import (
+    JsonTokenizer,
+    SubwordTokenizer,
+    Tokenizer,
+    WordPieceTokenizer,
+    read_tokenizer,
+)
 
 AnyTokenizer = TypeVar("AnyTokenizer", bound=Tokenizer)
 
@@ -52,8 +58,14 @@ class TokenizerKind(Generic[AnyTokenizer]):
 
 
 WORDPIECE = TokenizerKind(
-    "wordpiece", WordPieceTokenizer.train, WordPieceTokenizer.load, WordPieceTokenizer.read, ("lowercase",)
+    "wordpiece", WordPieceTokenizer.train, WordPieceTokenizer.load, read_tokenizer, ("lowercase",)
 )
+
+
+BYTE_BPE = TokenizerKind("byte-bpe", JsonTokenizer.train, JsonTokenizer.load, read_tokenizer)
+
+# Of `Data.tokenizer` of an encoder.
+ENCODER_TOKENIZERS: dict[str, TokenizerKind[Any]] = {"wordpiece": WORDPIECE, "bpe": BYTE_BPE}
 
 
 def _read_bpe(path: Path) -> SubwordTokenizer:

@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float32, Int64
 from transformer_architectures.datasets.text.windows import Windows, plan_windows
 from transformer_architectures.tokenization.protocol import Tokenizer
 
+LONGEST_WORD = 100  # tokens of a word; a WordPiece has no more
+
 
 @runtime_checkable
 class EncoderTokenizer(Tokenizer, Protocol):
@@ -145,8 +147,12 @@ def encode_texts(tokenizer: EncoderTokenizer, texts: Sequence[str]) -> list[tupl
     continues = tokenizer.continues_word()
     encoded = []
     for ids in tokenizer.encode_batch(texts):
-        begins = np.flatnonzero(~continues[ids]) if ids else np.empty(0, dtype=np.int64)
-        encoded.append((ids, np.diff(begins, append=len(ids)).tolist()))
+        begins_word = ~continues[ids] if ids else np.empty(0, dtype=bool)
+        begins_word[:1] = True  # nothing is before it
+        words = np.diff(np.flatnonzero(begins_word), append=len(ids)).tolist()
+        if max(words, default=0) > LONGEST_WORD:  # of a script without spaces
+            words = [min(LONGEST_WORD, word - start) for word in words for start in range(0, word, LONGEST_WORD)]
+        encoded.append((ids, words))
     return encoded
 
 
