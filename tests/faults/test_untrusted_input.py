@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import yaml
 from fuzzing import LOADERS, MAX_SECONDS, fuzz, outcome, time_limit
@@ -195,6 +196,9 @@ BOMBS: dict[str, tuple[str, Callable[[], Files]]] = {
     "CoNLL, one endless line": ("CoNLL", lambda: {"a.conll.gz": LARGE_LINE}),
     "parallel text, one endless line": ("parallel text", lambda: {"pairs.tsv.gz": LARGE_LINE}),
 }  # fmt: skip
+
+
+pyarrow.array([1])  # its allocator reserves more address space than a child may have: it is made before
 
 
 def in_child(action: Callable[[], str]) -> str:

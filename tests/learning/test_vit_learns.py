@@ -50,7 +50,7 @@ def test_where_things_are_is_found(seed: int, form: dict[str, Any]) -> None:
         while True:
             yield drawn(64, known=0.6)
 
-    losses = train(model, loss, batches(), steps=300, learning_rate=6e-3)
+    losses = train(model, loss, batches(), steps=450, learning_rate=6e-3)
     held_out = drawn(400, known=1.0)
     with torch.no_grad():
         right = float(((model.eval()(held_out.images) > 0) == (held_out.labels == 1)).float().mean())
