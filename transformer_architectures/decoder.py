@@ -34,7 +34,7 @@ class Decoder(nn.Module):
         Args:
             mask: see `masking`; causality is the caller's to ask for.
             encoder_output: for decoders with cross-attention, and only for them; encoder_mask: 1 = real token of it.
-            caches: one for each block; the given positions stand after all that they hold.
+            caches: one for each block; the given positions come after all that they hold.
         """
         mask, encoder_mask = AttentionMask.from_any(mask), AttentionMask.from_any(encoder_mask)
         for index, block in enumerate(self.blocks):

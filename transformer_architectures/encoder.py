@@ -1,4 +1,4 @@
-"""The encoder: N blocks and, where the norm stands before each sub-layer, a final norm."""
+"""The encoder: N blocks and, where the norm is before each sub-layer, a final norm."""
 
 from collections.abc import Sequence
 

@@ -4,7 +4,7 @@ At every public boundary a mask is a tensor with 1 (True) = real token, 0 (False
 ``(batch, queries, keys)`` or ``(batch, heads, queries, keys)``. Inside, it is an `AttentionMask`:
 
 * True = may attend.
-* Causality is by absolute position: query ``i`` stands at ``first_query + i``, so it is right with a cache.
+* Causality is by absolute position: query ``i`` is at ``first_query + i``, so it is right with a cache.
 * A query that may attend to nothing gives an all-zero output and zero gradient, never NaN.
 * Of packed rows (see `Segments`), each sees those of its own segment.
 """
@@ -85,7 +85,7 @@ class Segments:
         return numbers.to(device)
 
     def positions(self, device: Device = None) -> Int[Tensor, "rows"]:
-        """Where each row stands in its segment, from 0; 0 behind the last segment."""
+        """The position of each row in its segment, from 0; 0 behind the last segment."""
         positions = torch.zeros(self.num_rows, dtype=torch.int64)
         starts = self.starts().repeat_interleave(torch.tensor(self.lengths))
         positions[: self.num_tokens] = torch.arange(self.num_tokens) - starts
@@ -130,7 +130,7 @@ class AttentionMask:
 
     Attributes:
         allowed: boolean, 4-dimensional and broadcastable to ``(batch, heads, queries, keys)``; None allows everything.
-        causal: a query sees no key that stands after it.
+        causal: a query sees no key that comes after it.
         first_query: absolute position of the first query (the number of tokens that a cache already holds).
         segments: the batch is packed rows, and no row sees one of another segment. `MultiHeadAttention` computes nothing else.
 

@@ -1,4 +1,4 @@
-"""The residual rule, written once: where the norm stands and what is dropped."""
+"""The residual rule, written once: where the norm is and what is dropped."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class ResidualConfig:
     """``pre_layernorm``: ``x + dropout(f(norm(x)))`` (Xiong et al. 2020); otherwise ``norm(x + dropout(f(x)))`` (Vaswani et al. 2017).
 
     Attributes:
-        stochastic_depth: share of samples that go past ``f`` in training (Huang et al. 2016); the others' branch is scaled up.
+        stochastic_depth: fraction of samples that skip ``f`` in training (Huang et al. 2016); the others' branch is scaled up.
     """
 
     pre_layernorm: bool = True
@@ -29,7 +29,7 @@ class ResidualConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.stochastic_depth < 1:
-            raise UsageError(f"stochastic_depth is a share from 0 to less than 1, not {self.stochastic_depth}")
+            raise UsageError(f"stochastic_depth is a fraction from 0 to less than 1, not {self.stochastic_depth}")
 
 
 class Residual(nn.Module):

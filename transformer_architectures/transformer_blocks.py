@@ -113,7 +113,7 @@ class TransformerBlock(nn.Module):
 def build_blocks(
     config: TransformerBlockConfig | Sequence[TransformerBlockConfig], num_layers: int | None
 ) -> tuple[nn.ModuleList, nn.Module]:
-    """The blocks of a stack, and what stands behind them.
+    """The blocks of a stack, and the norm after them.
 
     Pre-norm leaves the sum of all residuals un-normalised, so the stack ends with a norm; a post-norm stack has none.
 

@@ -70,7 +70,7 @@ def wmt(folder: Path) -> None:
             segments = [f'<seg id="{number}">{text}</seg>' for number, text in enumerate(pairs[language], start=1)]
             body = ['<srcset setid="x">', "<doc>", "<p>", *segments, "</p>", "</doc>", "</srcset>"]
             write_lines(folder / f"{name}-{role}.{language}.sgm", body)
-    # What lies beside it, and must neither be trained on nor be taken for the test text.
+    # What is beside it, and must neither be trained on nor be taken for the test text.
     write_lines(folder / "newstest2014-deen-src.en.sgm", ['<seg id="1">another test</seg>'])
     for language, lines in sentences(15).items():
         write_lines(folder / f"newstest2014.{language}", lines)

@@ -76,7 +76,7 @@ def test_every_task_has_every_verse_with_words() -> None:
 
 
 def test_kinds_of_books() -> None:
-    """Known by what stands in them: numbers are those of this file, not of a memory."""
+    """Known by their content: numbers are those of this file, not of a memory."""
     first_words = {
         verse.book: verse.text for verse in reversed(verses("kjv")) if verse.chapter == 1 and verse.verse == 1
     }

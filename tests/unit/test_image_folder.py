@@ -1,4 +1,4 @@
-"""One class an image: the folder that it lies in."""
+"""One class an image: its folder."""
 
 import os
 from pathlib import Path

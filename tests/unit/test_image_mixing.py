@@ -65,7 +65,7 @@ def test_unknown_never_speaks(seed: int, share: float) -> None:
     only_own = (masks == 1) & (masks.roll(1, 0) == 0)
     torch.testing.assert_close(mixed[only_own], labels[only_own])
     torch.testing.assert_close(weights[only_own], torch.full_like(weights[only_own], share))
-    # What stands in the place of an unknown label makes no difference.
+    # The value at an unknown label makes no difference.
     noise = torch.rand(labels.shape)
     torch.testing.assert_close(mix_labels(torch.where(masks == 1, labels, noise), masks, share)[0], mixed)
 

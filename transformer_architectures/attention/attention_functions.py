@@ -48,7 +48,7 @@ class ScaledDotProductAttention(nn.Module):
     """``softmax(q kᵀ / sqrt(head_dim)) v`` (Vaswani et al. 2017, section 3.2.1).
 
     Args:
-        dropout: share of attention weights dropped in training.
+        dropout: fraction of the attention weights dropped in training.
         backend: ``math`` (plain tensor operations), ``sdpa`` (torch's fused kernels) or ``auto`` (a fixed rule).
         scale: factor on the scores; None means ``head_dim ** -0.5``.
     """

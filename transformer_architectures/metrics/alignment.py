@@ -1,4 +1,4 @@
-"""What was scored is compared with what stands in the file: no score is reported of a set that lost a word or an entity on the way."""
+"""What was scored is compared with the file: no score is reported of a set that lost a word or an entity on the way."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What lies in a device's memory during a training step."""
+"""What is in a device's memory during a training step."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Any tokenizer that a ``tokenizer.json`` of the `tokenizers` library describes, whatever its family.
 
-What is done to text, and which special tokens stand around it, is what the file says; which token is for padding, masks and so on
+What is done to text, and which special tokens surround it, is what the file says; which token is for padding, masks and so on
 is said by ``tokenizer_config.json`` or ``special_tokens_map.json`` beside it.
 """
 
@@ -106,7 +106,7 @@ class JsonTokenizer:
 
     @property
     def mask_id(self) -> int:
-        """What stands in the place of a masked token."""
+        """The token in the place of a masked one."""
         return self._id_of("mask")
 
     def _id_of(self, *roles: str) -> int:

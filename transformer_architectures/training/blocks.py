@@ -13,7 +13,7 @@ from transformer_architectures.transformer_blocks import TransformerBlock
 
 
 def blocks_of(model: nn.Module) -> list[TransformerBlock]:
-    """The blocks of all stacks: what is shared out, computed again or compiled one by one."""
+    """The blocks of all stacks: what is sharded, computed again or compiled one by one."""
     return [module for module in model.modules() if isinstance(module, TransformerBlock)]
 
 

@@ -50,4 +50,4 @@ def _pool_real(
             largest = hidden_states.masked_fill(~is_real, torch.finfo(hidden_states.dtype).min).amax(dim=1)
             return largest * is_real.any(dim=1)
         case _:
-            raise UsageError(f"pooling: {pooling}: nobody has said how")
+            raise UsageError(f"pooling: {pooling}: not one of the known kinds")

@@ -1,9 +1,9 @@
 """Published encoders, as `transformers` saves them, and BERT's own form.
 
-* A checkpoint is an encoder and what stands on it: pooler, masked-language-model head, classifier. Pre-trained ones often hold
+* A checkpoint is an encoder and its heads: pooler, masked-language-model head, classifier. Pre-trained ones often hold
   more than their class needs, so a folder is read part by part, under the names that the parts have in our models; what has no
   place there (the next-sentence head) is left out.
-* Names of the encoder's weights have a prefix where it stands under a head. Files made from TensorFlow's checkpoints call a
+* Names of the encoder's weights have a prefix where it has a head. Files made from TensorFlow's checkpoints call a
   norm's weight and bias gamma and beta.
 * BERT: post-norm with a norm of the embeddings (eps 1e-12 unless ``config.json`` says otherwise), learned positions, token types.
 """
@@ -56,7 +56,7 @@ class PublishedEncoder(Family):
         keys: of ``config.json``.
         backbone: the encoder's weights, but for the token embeddings.
         tokens, decoder: their names for the token embeddings, and for the same matrix at the output.
-        parts: weights of what may stand on the encoder.
+        parts: weights of the heads.
         left_out: what has no place in our models, by the beginning of its names.
     """
 

@@ -91,7 +91,7 @@ INITIALIZATION: InitializationTable = {
 class Bert(nn.Module):
     """Tokens to hidden states.
 
-    The norm of the embeddings stands in both forms of the block. A pre-norm stack could do without, but what it adds to would
+    Both forms of the block have the norm of the embeddings. A pre-norm stack could do without, but what it adds to would
     then begin as small as the tables are drawn (0.02), and the first blocks' outputs would drown the tokens.
     """
 
@@ -125,7 +125,7 @@ class Bert(nn.Module):
             attention_mask: see `masking` (1 = real token); None = all are. One with segments makes ``token_ids`` packed rows:
                 sequences one behind the other, shape ``(1, rows)``.
             token_type_ids: which part of its sequence each token belongs to; None = all to the first.
-            position_ids: where each token stands in its sequence; None = from 0 on in every row, or segment.
+            position_ids: the position of each token in its sequence; None = from 0 on in every row, or segment.
 
         Raises:
             UsageError: a position is beyond the learned ones, or the model tells no token types apart.
@@ -185,7 +185,7 @@ class MaskedLMHead(nn.Module):
 
 
 class BertForMaskedLM(nn.Module):
-    """Tokens to logits of what should stand in the places of some of them; the output matrix is that of the embeddings."""
+    """Tokens to logits of the tokens that were masked; the output matrix is that of the embeddings."""
 
     initialization = INITIALIZATION
 

@@ -73,7 +73,7 @@ class VanillaModelConfig(TransformerModelConfig):
     def parts_fit_together(self) -> "VanillaModelConfig":
         for name in ("pad_id", "bos_id", "eos_id", "decoder_start_id"):
             if (token := getattr(self, name)) is not None and token >= self.vocab_size:
-                raise ValueError(f"{name} {token} is no token of a vocabulary of {self.vocab_size}")
+                raise ValueError(f"{name} {token} is outside the vocabulary of {self.vocab_size}")
         if self.attention == "additive" and self.attention_backend != "auto":
             raise ValueError("attention_backend belongs to attention: dot_product; leave it out for additive")
         if self.embed_dim % 2 and self.positions == "sinusoidal":

@@ -4,7 +4,7 @@
 * A class token, or the mean over the patches; registers where asked for (Darcet et al. 2024).
 * Learned positions, also for class token and registers; or fixed 2-D sinusoids, for patches only.
 * Pre-norm blocks (layer norm, eps 1e-6; 1e-12 in `transformers`), exact GELU, biases everywhere.
-* The final norm stands at the encoder's end; with mean pooling, as in timm, behind the mean.
+* The final norm is at the encoder's end; with mean pooling, as in timm, after the mean.
 * A linear head. No dropout unless asked for; stochastic depth grows from the first block to the last.
 """
 
@@ -34,7 +34,7 @@ class VitModelConfig(TransformerModelConfig):
     """Sizes and choices. The defaults are ViT-Ti/16 of timm; blocks are pre-norm.
 
     A choice that is None follows from another one: there is a class token where ``pooling`` is ``cls``; learned positions
-    count class token and registers, sinusoids do not; the norm stands behind the mean of ``pooling: mean``, otherwise at the
+    count class token and registers, sinusoids do not; the norm is after the mean of ``pooling: mean``, otherwise at the
     encoder's end. ``pretrained`` names a folder whose weights and sizes a training starts from.
     """
 
@@ -108,7 +108,7 @@ class VitModelConfig(TransformerModelConfig):
 
     @property
     def num_prefix(self) -> int:
-        """Tokens that stand before the patches: class token, then registers."""
+        """Tokens before the patches: class token, then registers."""
         return int(self.has_class_token) + self.num_registers
 
     @property
@@ -303,7 +303,7 @@ class VisionTransformerForImageClassification(nn.Module):
         return groups | {"head": total - sum(groups.values())}
 
     def layers_above(self, parameter: str) -> int:
-        """How many layers stand above the one that a parameter belongs to: none above the head and the last norm, all blocks and
+        """How many layers are above the one that a parameter belongs to: none above the head and the last norm, all blocks and
         the head above the embedding."""
         part, _, rest = parameter.removeprefix("backbone.").partition(".")
         if part in ("norm", "pooler", "head") or rest.startswith("final_norm."):

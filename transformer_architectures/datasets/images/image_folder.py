@@ -14,14 +14,14 @@ from transformer_architectures.errors import DataError
 def read_image_folder(path: str | Path, classes: Sequence[str] | None = None) -> tuple[ImageLabels, ImageSource]:
     """One class an image: its parent folder, whatever lies above (`train/airplane/0000.jpg`: airplane), all others verified absent.
 
-    Ids are paths in the tree or archive, sorted; so images of one class mostly stand together.
+    Ids are paths in the tree or archive, sorted; so images of one class are mostly together.
 
     Args:
         path: a folder tree, a zip, a tar, or a folder of these.
         classes: the classes of a model, to score images with; otherwise those that are found.
 
     Raises:
-        DataError: nothing can be read, an image lies in no folder, or one is of a class that is not in ``classes``.
+        DataError: nothing can be read, an image is in no folder, or one is of a class that is not in ``classes``.
     """
     source = open_images(path, id_form="path")
     ids = source.ids()
@@ -47,5 +47,5 @@ def read_image_folder(path: str | Path, classes: Sequence[str] | None = None) ->
 def _class_of(root: str | Path, image_id: str) -> str:
     name = posixpath.basename(posixpath.dirname(image_id))
     if not name:
-        raise DataError(f"{root}: the image {image_id} lies in no folder that could be its class")
+        raise DataError(f"{root}: the image {image_id} is in no folder that could be its class")
     return name

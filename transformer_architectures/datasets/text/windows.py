@@ -22,7 +22,7 @@ class Window:
 
     Attributes:
         words: which words it holds.
-        predicts: those of them that are predicted from it; the windows of a text share out its words, in order.
+        predicts: those of them that are predicted from it; the windows of a text divide its words, in order.
         num_tokens: sub-words in it.
         weight: sub-words of the words that it predicts, for means over a text: every sub-word counts once.
     """

@@ -15,6 +15,6 @@ def path_in_run(checkpoint_root: str | Path, model_name: str, filename: str) -> 
 
     run = mlflow.active_run()
     if run is None:
-        raise TrackingError("no MLflow run is active: a checkpoint lies in the folder of its run")
+        raise TrackingError("no MLflow run is active: a checkpoint is written to the folder of its run")
     folder = Path(checkpoint_root) / model_name / f"{run.info.run_name}_{run.info.run_id[:6]}"
     return folder / filename, run.info.run_id

@@ -1,5 +1,5 @@
 """Which rank is lost: each process tells the others once a second that it lives; the one that falls silent is named. A process that
-ends with an error leaves word of it.
+ends with an error publishes it.
 
 Communication that fails says that *some* rank is gone. With `torchrun` the beats lie in the store of its agent, which outlives its workers.
 """

@@ -1,10 +1,10 @@
-"""Fully sharded data parallelism (FSDP2), from outside: each rank holds a share of every weight, gradient and moment.
+"""Fully sharded data parallelism (FSDP2), from outside: each rank holds a shard of every weight, gradient and moment.
 
 - A block is put together when it computes, and given back; what is no block (embeddings, heads) stays together for the whole step.
 - The root is the loss, not the model: whatever methods of the model a task's loss calls, they find whole weights.
 - Gradients are summed over ranks, not averaged: what is summed is divided by the number of labels already. Each micro-batch is summed by
   itself, so that no rank ever holds a whole gradient.
-- Scoring and exporting take plain copies, made of all shares: decoding asks for weights at moments that differ from rank to rank.
+- Scoring and exporting take plain copies, made of all shards: decoding asks for weights at moments that differ from rank to rank.
 """
 
 import copy
@@ -26,13 +26,13 @@ from transformer_architectures.training.precision import Precision
 def fully_sharded(
     summed_loss: SummedLoss, precision: Precision, cpu_offload: bool = False, ema: AveragedModel | None = None
 ) -> SummedLoss:
-    """Shares out the parameters of a loss's model, and of its moving average, in place; the same loss, after whose backward pass each rank
-    holds its share of the gradients' sums.
+    """Shards the parameters of a loss's model, and of its moving average, in place; the same loss, after whose backward pass each rank
+    holds its shard of the gradients' sums.
 
-    With bf16 products parameters are put together in bf16; shares, sums and moments stay in fp32.
+    With bf16 products parameters are put together in bf16; shards, sums and moments stay in fp32.
 
     Args:
-        cpu_offload: shares, their gradients and moments lie in the host's memory, and are updated there.
+        cpu_offload: shards, their gradients and moments are in the host's memory, and are updated there.
     """
     device = precision.device.type
     mesh = init_device_mesh(device, (dist.get_world_size(),))
@@ -50,7 +50,7 @@ def fully_sharded(
 
 
 class FullModel:
-    """Plain copies of a model whose parameters will be shared out.
+    """Plain copies of a model whose parameters will be sharded.
 
     Made before that, it remembers how the model is built, and none of its weights.
     """
@@ -65,7 +65,7 @@ class FullModel:
         return self._copy(self.skeleton, weights).to(device)  # buffers too
 
     def shards(self, weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-        """This rank's shares of a plain state dict, as they lie in the sharded ``model``, and the buffers in it."""
+        """This rank's shards of a plain state dict, as in the sharded ``model``, and the buffers in it."""
         # Names of parameters: a plain copy knows which of a state dict's names those are.
         plain = self._copy(self.skeleton, (torch.empty_like(p, device="cpu") for p in self.skeleton.parameters()))
         plain.load_state_dict(weights)
@@ -87,7 +87,7 @@ class FullModel:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether ranks hold a share each of the model's parameters."""
+    """Whether ranks hold a shard each of the model's parameters."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
@@ -97,11 +97,11 @@ def local_shard(tensor: Tensor) -> Tensor:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All shares of a tensor put together; all ranks ask for it together. A plain tensor is whole."""
+    """All shards of a tensor put together; all ranks ask for it together. A plain tensor is whole."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local_shard_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """This rank's share of a tensor that all ranks have, cut as ``like`` is."""
+    """This rank's shard of a tensor that all ranks have, cut as ``like`` is."""
     assert isinstance(like, DTensor)
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

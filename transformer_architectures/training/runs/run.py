@@ -108,7 +108,9 @@ def run_training(
             ranks.gather(None)  # if one rank has refused its start, all end here, before anything is written
 
             # -------------------------------------------------------- run folder and tracking
+            opening = time.perf_counter()
             with tracked_run(architecture, sections, config, data, start, ranks) as (tracker, folder):
+                trainer.started += time.perf_counter() - opening  # to open the stores is no cost of the training
                 if rejected_path is not None:
                     folder.write_config(sections)
                     move_rejections(rejected_path, folder.path)
